@@ -1,0 +1,3 @@
+//! The kernel lab.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Pure state machines of the kernel tables that decide where a connection goes.

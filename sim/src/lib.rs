@@ -1,0 +1,1 @@
+//! The simulator: scenarios, engine, experiments and reports on top of `ipvs_model`.
