@@ -1,1 +1,11 @@
 //! Pure state machines of the kernel tables that decide where a connection goes.
+//!
+//! This crate has no clock, no randomness of its own, no files and no threads: time and random generators are
+//! arguments. It is not a network stack: it keeps exactly the state that IPVS, conntrack, the client's port
+//! choice and kube-proxy base their decisions on, and every decision names the rule that made it.
+#![forbid(unsafe_code)]
+
+pub mod kernel;
+pub mod segment;
+pub mod sysctl;
+pub mod time;

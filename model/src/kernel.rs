@@ -1,0 +1,520 @@
+//! A kernel release and the behaviours it has: the one table of gates.
+//!
+//! A rule that changed over time asks `Behaviours::has(Gate)`; nothing else in the model looks at a version
+//! number. The table states, for each gate, the mainline release that brought it, the stable branches that
+//! took it over and from which patch level, and whether RHEL 7's 3.10 has it.
+
+use core::fmt;
+use core::str::FromStr;
+
+use crate::time::TimerEra;
+
+/// A mainline version or stable release: `major.minor.patch`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(pub u16, pub u16, pub u16);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.2 {
+            0 => write!(f, "{}.{}", self.0, self.1),
+            patch => write!(f, "{}.{}.{patch}", self.0, self.1),
+        }
+    }
+}
+
+/// Declares the gates and their table in one place, so that no gate can lack its row.
+macro_rules! gates {
+    ($( $(#[doc = $doc:literal])+ $gate:ident $name:literal
+        since $since:expr, backports [$($port:expr),*], el7 $el7:literal, $source:literal; )+) => {
+        /// A behaviour that some kernels have and others do not.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum Gate { $( $(#[doc = $doc])+ $gate, )+ }
+
+        /// Every gate with its history, in the order of the enum.
+        pub const GATES: &[GateRow] = &[ $( GateRow {
+            gate: Gate::$gate,
+            name: $name,
+            summary: concat!($($doc),+),
+            since: $since,
+            backports: &[$($port),*],
+            el7: $el7,
+            source: $source,
+        }, )+ ];
+    };
+}
+
+/// One row of the gate table.
+#[derive(Clone, Copy, Debug)]
+pub struct GateRow {
+    /// The gate.
+    pub gate: Gate,
+    /// The name used in scenarios and on the command line.
+    pub name: &'static str,
+    /// What the behaviour is.
+    pub summary: &'static str,
+    /// The first mainline release that has it; `None` if only stable branches do.
+    pub since: Option<Version>,
+    /// Stable branches that took it over, each with its first patch level that has it.
+    pub backports: &'static [Version],
+    /// Whether RHEL 7's 3.10.0-1160 has it.
+    pub el7: bool,
+    /// Commit, and how it is known.
+    pub source: &'static str,
+}
+
+const fn v(major: u16, minor: u16, patch: u16) -> Version {
+    Version(major, minor, patch)
+}
+
+gates! {
+    /// `net.ipv4.vs.conn_reuse_mode` exists; a SYN on a TIME_WAIT entry is rescheduled, and the weight-0 rule depends on the mode.
+    ReuseMode "reuse-mode"
+        since Some(v(4, 1, 0)), backports [], el7 true, "d752c3645717; read in 4.0.5, 4.1.6, el7";
+    /// A SYN on a CLOSE entry is rescheduled too.
+    CloseReused "close-reused"
+        since Some(v(4, 6, 0)), backports [], el7 true, "be2cef49904b; read in 4.4.155 (absent), 4.6.2, el7";
+    /// A rescheduling SYN is dropped when the entry uses conntrack: the client loses a second.
+    ReuseDropsTracked "reuse-drops-tracked"
+        since Some(v(4, 6, 0)), backports [v(4, 4, 155)], el7 true, "f719e3754ee2; first 4.4.y release unknown, present in 4.4.155";
+    /// ... but only when the packet's conntrack entry is already confirmed.
+    ReuseDropsConfirmed "reuse-drops-confirmed"
+        since Some(v(5, 9, 0)),
+        backports [v(4, 14, 194), v(4, 19, 140), v(5, 4, 59), v(5, 7, 16), v(5, 8, 2)],
+        el7 false, "f0a5e4d7a594; stable announcements";
+    /// A packet on an entry of a deleted real server is rescheduled at once; deletion flushes entries a jiffy later (expire_nodest_conn=1).
+    DeletedDestReschedules "deleted-dest-reschedules"
+        since Some(v(5, 9, 0)), backports [], el7 false, "35dfb013149f, 04231e52d355; read in 5.4.214 (absent), 5.9.1";
+    /// With expire_nodest_conn=1 a SYN on an entry of a weight-0 real server is rescheduled in every mode, not only when conn_reuse_mode is set.
+    WeightZeroAnyMode "weight-zero-any-mode"
+        since Some(v(5, 16, 0)),
+        backports [v(4, 14, 257), v(4, 19, 219), v(5, 4, 163), v(5, 10, 83), v(5, 15, 6)],
+        el7 false, "c95c07836fa4; stable announcements";
+    /// An ACK on a fresh entry makes it ESTABLISHED (before: CLOSE), and sloppy_tcp exists.
+    AckEstablishes "ack-establishes"
+        since Some(v(3, 11, 0)), backports [], el7 false, "read in 3.10.4 (absent), 4.1.6; release from memory";
+    /// lc and wlc cost 257 * active + inactive instead of 256 * active + inactive.
+    OverheadTotal "overhead-total"
+        since None, backports [v(6, 1, 192), v(6, 12, 117)], el7 false, "read in 6.1.192, 6.12.117; absent in 6.19.0; exact releases unknown";
+    /// The hierarchical timer wheel: timers fire at the next boundary of their level, late and in batches.
+    TimerWheel "timer-wheel"
+        since Some(v(4, 8, 0)), backports [], el7 false, "500462a9de65; release from memory";
+    /// Conntrack entries carry a time stamp and are reaped by a collector, instead of a timer each.
+    ConntrackGc "conntrack-gc"
+        since Some(v(4, 9, 0)), backports [], el7 false, "release from memory";
+    /// An accepted RST that does not hit the expected sequence number exactly leaves an established conntrack entry established.
+    RstExactSeq "rst-exact-seq"
+        since Some(v(5, 1, 0)), backports [], el7 false, "read in 4.19.0 (absent), 5.4.214";
+    /// An RST in a closing conntrack state is always accepted; tcp_ignore_invalid_rst exists.
+    RstClosingAccepted "rst-closing-accepted"
+        since Some(v(5, 14, 0)), backports [], el7 false, "read in 5.10.44 (absent), 5.15.16";
+    /// A retransmitted SYN does not refresh the timeout of an unreplied conntrack entry.
+    SynRetransKeepsTimeout "syn-retrans-keeps-timeout"
+        since Some(v(5, 14, 0)), backports [], el7 false, "read in 5.10.44 (absent), 5.15.16";
+    /// An out-of-window FIN or RST can shorten the timeout of an assured conntrack entry to 300 s.
+    OutOfWindowShortens "out-of-window-shortens"
+        since Some(v(6, 1, 0)), backports [], el7 false, "read in 5.17 (absent), 6.1.192";
+    /// Conntrack understands the challenge ACK that answers a SYN on a reused port.
+    ChallengeAckReuse "challenge-ack-reuse"
+        since Some(v(6, 2, 0)), backports [v(6, 1, 192)], el7 false, "read in 5.17 (absent), 6.4, 6.1.192; exact 6.1.y release unknown";
+    /// An accepted RST that leaves conntrack ESTABLISHED gives it at most 300 s instead of 10 s.
+    RstKeepsEstablished300 "rst-keeps-established-300"
+        since None, backports [v(6, 12, 117)], el7 false, "read in 6.12.117; absent in 6.1.192 and 6.19.0; exact release unknown";
+    /// Source NAT evicts a closing conntrack entry when it runs out of ports.
+    NatEvictsClosing "nat-evicts-closing"
+        since Some(v(6, 7, 0)), backports [], el7 false, "read in 6.4 (absent), 6.8";
+    /// connect() starts its port search at an even port.
+    ConnectEven "connect-even"
+        since Some(v(4, 2, 0)), backports [], el7 true, "07f4c90062f8";
+    /// connect() walks the whole even half of the range before the odd half.
+    ConnectTwoPass "connect-two-pass"
+        since Some(v(4, 6, 0)), backports [], el7 false, "1580ab63fc9a";
+    /// connect() keeps its port hints in a table of 256 slots instead of one global.
+    ConnectPerturb256 "connect-perturb-256"
+        since Some(v(5, 12, 0)), backports [], el7 false, "190cc82489f4, c579bd1b4021";
+    /// connect() has 65536 slots, re-salts every 10 s and advances by a random even step.
+    ConnectRandomStep "connect-random-step"
+        since Some(v(5, 18, 0)),
+        backports [v(4, 9, 320), v(4, 14, 285), v(4, 19, 249), v(5, 4, 201), v(5, 10, 125), v(5, 15, 41), v(5, 17, 9)],
+        el7 false, "ca7af0402550, 4c2c8f03a5ab; 5.10.125 and 5.15.41 announced, the others from memory";
+    /// tcp_tw_reuse=2 (loopback only) is the default and reuse is allowed within the second.
+    TwReuseLoopback "tw-reuse-loopback"
+        since Some(v(4, 19, 0)), backports [], el7 false, "79e9fed46038";
+    /// tcp_tw_reuse refuses a socket that is still in FIN_WAIT2.
+    TwReuseRefusesFinWait2 "tw-reuse-refuses-fin-wait2"
+        since Some(v(6, 9, 0)), backports [v(6, 1, 192), v(6, 12, 117)], el7 false, "read in 6.8.0 (absent), 6.1.192, 6.12.117";
+    /// tcp_tw_reuse_delay (milliseconds since entry into TIME_WAIT) replaces the one-second rule.
+    TwReuseDelay "tw-reuse-delay"
+        since Some(v(6, 14, 0)), backports [], el7 false, "read in 6.19; release from memory";
+    /// A timer for each TIME_WAIT socket (60 s); before: a calendar of 7.5 s slots (52.5 to 60 s).
+    TwTimerPerSocket "tw-timer-per-socket"
+        since Some(v(4, 2, 0)), backports [], el7 false, "release from memory";
+    /// The SYN is sent again two jiffies after an unacceptable ACK in SYN_SENT.
+    SynResendAfterBadAck "syn-resend-after-bad-ack"
+        since Some(v(5, 7, 0)), backports [], el7 false, "read in 5.4.214 (absent), 5.7.14";
+    /// The first four SYN retransmissions are a second apart (tcp_syn_linear_timeouts=4).
+    SynLinear "syn-linear"
+        since Some(v(6, 5, 0)), backports [], el7 false, "read in 6.4.6 (absent), 6.5.0";
+    /// Timestamp offsets are drawn per four-tuple (as in 4.10) instead of per host pair.
+    TsOffsetPerTuple "ts-offset-per-tuple"
+        since Some(v(7, 0, 0)), backports [v(6, 1, 192), v(6, 12, 94)], el7 false, "165573e41f2f; announced for 6.12.94";
+    /// ip_local_port_range ends at 60999 instead of 61000.
+    PortRange60999 "port-range-60999"
+        since Some(v(4, 2, 0)), backports [], el7 true, "read in 4.1 (absent), 4.4; el7 from memory";
+    /// somaxconn is 4096 instead of 128.
+    Somaxconn4096 "somaxconn-4096"
+        since Some(v(5, 4, 0)), backports [], el7 false, "release from memory";
+}
+
+impl Gate {
+    /// The gate's row in the table.
+    pub const fn row(self) -> &'static GateRow {
+        &GATES[self as usize]
+    }
+}
+
+impl fmt::Display for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.row().name)
+    }
+}
+
+/// The gate of a name as scenarios write it.
+impl FromStr for Gate {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        GATES
+            .iter()
+            .find(|row| row.name == name)
+            .map(|row| row.gate)
+            .ok_or_else(|| format!("unknown kernel behaviour `{name}`; `sim kernels` lists them"))
+    }
+}
+
+/// A set of gates: all that the rules know of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Behaviours(u64);
+
+impl Behaviours {
+    /// Whether the kernel has this behaviour.
+    #[inline]
+    pub const fn has(self, gate: Gate) -> bool {
+        self.0 & (1 << gate as u8) != 0
+    }
+
+    /// The same set with one gate added or removed.
+    #[must_use]
+    pub const fn with(self, gate: Gate, present: bool) -> Self {
+        let bit = 1 << gate as u8;
+        Self(if present { self.0 | bit } else { self.0 & !bit })
+    }
+
+    /// The rounding of this kernel's timers.
+    pub const fn timer_era(self) -> TimerEra {
+        if self.has(Gate::TimerWheel) {
+            TimerEra::Wheel
+        } else {
+            TimerEra::Slack
+        }
+    }
+
+    /// The era of the port-reuse decision, A to F, as facts 1.6.1 names them. For display only.
+    pub const fn reuse_era(self) -> &'static str {
+        let fixed = self.has(Gate::WeightZeroAnyMode);
+        if !self.has(Gate::ReuseMode) {
+            "A"
+        } else if !self.has(Gate::ReuseDropsTracked) {
+            "B"
+        } else if !self.has(Gate::ReuseDropsConfirmed) {
+            if fixed { "C+F" } else { "C" }
+        } else if !self.has(Gate::DeletedDestReschedules) {
+            if fixed { "D+F" } else { "D" }
+        } else if fixed {
+            "F"
+        } else {
+            "E"
+        }
+    }
+}
+
+/// Who built a kernel, as far as it decides what may have been back-ported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// kernel.org: the patch level says everything.
+    Vanilla,
+    /// RHEL or CentOS 7: 3.10 by name, a mixture by content; read.
+    El7,
+    /// A distribution that hides the stable patch level behind a number of its own (Debian, Ubuntu).
+    HiddenPatch,
+    /// A vendor that adds patches of its own to a stated base (RHEL 8 and 9, Alibaba, Tencent, ...).
+    Vendor,
+}
+
+/// Whether a kernel has a behaviour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It has.
+    Yes,
+    /// It has not.
+    No,
+    /// The release string does not tell; the pessimistic reading is that it has not.
+    Unknown,
+}
+
+/// A parsed kernel release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// The string that was parsed, such as `5.15.0-91-generic`.
+    pub release: String,
+    /// The version that the release builds on.
+    pub version: Version,
+    /// Who built it.
+    pub flavour: Flavour,
+}
+
+/// Why a release string was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseReleaseError {
+    release: String,
+    reason: &'static str,
+}
+
+impl fmt::Display for ParseReleaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "`{}` is not a kernel release ({}); write what `uname -r` prints, such as 5.15.0-91-generic or 6.1.90",
+            self.release, self.reason
+        )
+    }
+}
+
+impl core::error::Error for ParseReleaseError {}
+
+impl FromStr for Kernel {
+    type Err = ParseReleaseError;
+
+    fn from_str(release: &str) -> Result<Self, Self::Err> {
+        let fail = |reason| ParseReleaseError {
+            release: release.to_owned(),
+            reason,
+        };
+        let text = release.trim();
+        let numbers_end = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len());
+        let (numbers, suffix) = text.split_at(numbers_end);
+        let numbers = numbers.trim_end_matches('.');
+        let mut parts = numbers.split('.');
+        let mut next = |reason| match parts.next() {
+            None => Ok(None),
+            Some(digits) => digits.parse::<u16>().map(Some).map_err(|_| fail(reason)),
+        };
+        let major = next("it must start with a number")?.ok_or_else(|| fail("it is empty"))?;
+        let minor = next("bad minor number")?.ok_or_else(|| fail("it has no minor number"))?;
+        let patch = next("bad patch level")?;
+        let version = Version(major, minor, patch.unwrap_or(0));
+        if version < Version(3, 10, 0) {
+            return Err(fail("nothing before 3.10 is modelled"));
+        }
+        if major > 20 {
+            return Err(fail("there is no such major version"));
+        }
+        Ok(Self {
+            release: text.to_owned(),
+            version,
+            flavour: Flavour::of(version, suffix),
+        })
+    }
+}
+
+impl Flavour {
+    fn of(version: Version, suffix: &str) -> Self {
+        let suffix = suffix.trim_start_matches(['-', '+']);
+        let vendor_marks = [
+            "el8", "el9", "el10", "al7", "al8", "alnx", "an7", "an8", "tlinux", "tl2", "tl3", "oe",
+            "uek", "lp1", "default",
+        ];
+        if suffix.contains("el7") && version.0 == 3 {
+            return Self::El7;
+        }
+        if vendor_marks.iter().any(|mark| suffix.contains(mark)) || suffix.contains("el7") {
+            return Self::Vendor;
+        }
+        let abi_number = suffix
+            .split('-')
+            .next()
+            .is_some_and(|n| n.parse::<u32>().is_ok());
+        if version.2 == 0 && abi_number {
+            return Self::HiddenPatch;
+        }
+        Self::Vanilla
+    }
+}
+
+impl Kernel {
+    /// Whether this kernel has a behaviour.
+    pub fn answer(&self, gate: Gate) -> Answer {
+        let row = gate.row();
+        if self.flavour == Flavour::El7 {
+            return if row.el7 { Answer::Yes } else { Answer::No };
+        }
+        if row.since.is_some_and(|since| self.version >= since) {
+            return Answer::Yes;
+        }
+        let backport = row
+            .backports
+            .iter()
+            .find(|port| (port.0, port.1) == (self.version.0, self.version.1));
+        match (backport, self.flavour) {
+            (Some(port), _) if self.version >= *port => Answer::Yes,
+            (Some(_), Flavour::HiddenPatch) => Answer::Unknown,
+            (_, Flavour::Vendor) => Answer::Unknown,
+            _ => Answer::No,
+        }
+    }
+
+    /// The kernel's behaviours; what is unknown counts as `assume`.
+    pub fn behaviours_assuming(&self, assume: bool) -> Behaviours {
+        GATES.iter().fold(Behaviours::default(), |set, row| {
+            let present = match self.answer(row.gate) {
+                Answer::Yes => true,
+                Answer::No => false,
+                Answer::Unknown => assume,
+            };
+            set.with(row.gate, present)
+        })
+    }
+
+    /// The kernel's behaviours; what is unknown counts as absent.
+    pub fn behaviours(&self) -> Behaviours {
+        self.behaviours_assuming(false)
+    }
+
+    /// The gates that the release string does not decide.
+    pub fn unknown(&self) -> impl Iterator<Item = Gate> + '_ {
+        GATES
+            .iter()
+            .map(|row| row.gate)
+            .filter(|gate| self.answer(*gate) == Answer::Unknown)
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.release)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel(release: &str) -> Kernel {
+        release.parse().unwrap()
+    }
+
+    /// The effective eras on long-term branches: facts 1.6.1.
+    #[test]
+    fn eras_of_the_stable_branches() {
+        let rows = [
+            ("3.10.108", "A"),
+            ("4.0.5", "A"),
+            ("4.1.6", "B"),
+            ("4.5.0", "B"),
+            ("4.6.2", "C"),
+            ("4.9.115", "C"),
+            ("4.14.193", "C"),
+            ("4.14.194", "D"),
+            ("4.14.257", "D+F"),
+            ("4.19.139", "C"),
+            ("4.19.140", "D"),
+            ("4.19.218", "D"),
+            ("4.19.219", "D+F"),
+            ("5.4.58", "C"),
+            ("5.4.59", "D"),
+            ("5.4.162", "D"),
+            ("5.4.163", "D+F"),
+            ("5.7.14", "C"),
+            ("5.8.1", "C"),
+            ("5.8.2", "D"),
+            ("5.9.1", "E"),
+            ("5.10.82", "E"),
+            ("5.10.83", "F"),
+            ("5.11.4", "E"),
+            ("5.15.5", "E"),
+            ("5.15.6", "F"),
+            ("5.16", "F"),
+            ("6.1.192", "F"),
+            ("6.12.117", "F"),
+            ("3.10.0-1160.el7", "C"),
+        ];
+        for (release, era) in rows {
+            assert_eq!(kernel(release).behaviours().reuse_era(), era, "{release}");
+        }
+    }
+
+    #[test]
+    fn real_release_strings_parse() {
+        let rows = [
+            ("5.4.0-91-generic", Version(5, 4, 0), Flavour::HiddenPatch),
+            ("3.10.0-1160.el7.x86_64", Version(3, 10, 0), Flavour::El7),
+            ("4.19.91-21.al7.x86_64", Version(4, 19, 91), Flavour::Vendor),
+            (
+                "5.10.134-16.al8.x86_64",
+                Version(5, 10, 134),
+                Flavour::Vendor,
+            ),
+            ("6.1.0-18-amd64", Version(6, 1, 0), Flavour::HiddenPatch),
+            ("4.18.0-305.el8.x86_64", Version(4, 18, 0), Flavour::Vendor),
+            ("4.15.0-1023-aws", Version(4, 15, 0), Flavour::HiddenPatch),
+            ("5.15.146+", Version(5, 15, 146), Flavour::Vanilla),
+            ("5.17.0-rc5", Version(5, 17, 0), Flavour::Vanilla),
+            ("4.14.257-rc1", Version(4, 14, 257), Flavour::Vanilla),
+            (
+                "5.10.176-157.645.amzn2.x86_64",
+                Version(5, 10, 176),
+                Flavour::Vanilla,
+            ),
+        ];
+        for (release, version, flavour) in rows {
+            let parsed = kernel(release);
+            assert_eq!(
+                (parsed.version, parsed.flavour),
+                (version, flavour),
+                "{release}"
+            );
+        }
+    }
+
+    #[test]
+    fn hidden_patch_levels_are_reported_as_unknown() {
+        let ubuntu = kernel("5.4.0-91-generic");
+        assert_eq!(ubuntu.answer(Gate::WeightZeroAnyMode), Answer::Unknown);
+        assert_eq!(ubuntu.answer(Gate::ReuseMode), Answer::Yes);
+        assert_eq!(ubuntu.answer(Gate::SynLinear), Answer::No);
+        assert!(
+            ubuntu
+                .unknown()
+                .any(|gate| gate == Gate::ReuseDropsConfirmed)
+        );
+        assert_eq!(kernel("5.4.162").unknown().count(), 0);
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_a_reason() {
+        for bad in ["", "linux", "5", "2.6.32", "5.x.1", "99.1", "70000.1"] {
+            let error = bad.parse::<Kernel>().unwrap_err().to_string();
+            assert!(error.contains("uname -r"), "{error}");
+        }
+    }
+
+    #[test]
+    fn gates_fit_the_set_and_have_unique_names() {
+        assert!(GATES.len() <= 64);
+        for (index, row) in GATES.iter().enumerate() {
+            assert_eq!(row.gate as usize, index);
+            assert_eq!(row.name.parse::<Gate>().unwrap(), row.gate);
+        }
+    }
+}
