@@ -32,7 +32,12 @@ impl EndpointIndex {
     /// Reserves an array for one client's ports, both ends included. Later look-ups of them need no hash.
     pub fn reserve(&mut self, proto: Proto, ip: Ipv4Addr, ports: (u16, u16)) {
         let heads = vec![NONE; usize::from(ports.1.saturating_sub(ports.0)) + 1];
-        self.dense.push(DenseRange { ip, proto, first_port: ports.0, heads });
+        self.dense.push(DenseRange {
+            ip,
+            proto,
+            first_port: ports.0,
+            heads,
+        });
         self.dense.sort_by_key(|range| (range.ip, range.proto));
     }
 
@@ -63,7 +68,10 @@ impl EndpointIndex {
         if let Some((at, offset)) = self.dense_at(proto, client) {
             return self.dense[at].heads[offset];
         }
-        self.sparse.get(&Self::key(proto, client)).copied().unwrap_or(NONE)
+        self.sparse
+            .get(&Self::key(proto, client))
+            .copied()
+            .unwrap_or(NONE)
     }
 
     /// Sets the head of an endpoint's chain; [`NONE`] empties it.

@@ -17,7 +17,10 @@ impl TickQueue {
     #[inline]
     pub fn file(&mut self, tick: Jiffies, slot: u32) {
         let spare = &mut self.spare;
-        self.ticks.entry(tick.0).or_insert_with(|| spare.pop().unwrap_or_default()).push(slot);
+        self.ticks
+            .entry(tick.0)
+            .or_insert_with(|| spare.pop().unwrap_or_default())
+            .push(slot);
     }
 
     /// The earliest tick with a filing.

@@ -21,7 +21,11 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { tcp_s: State::Es.timeout_s(), tcp_fin_s: State::Fw.timeout_s(), udp_s: 300 }
+        Self {
+            tcp_s: State::Es.timeout_s(),
+            tcp_fin_s: State::Fw.timeout_s(),
+            udp_s: 300,
+        }
     }
 }
 
@@ -65,11 +69,22 @@ impl Ipvs {
         flags: Flags,
         persistence: Option<Persistence>,
     ) -> Result<(), AdminError> {
-        match self.services.binary_search_by_key(&key, |service| service.key) {
+        match self
+            .services
+            .binary_search_by_key(&key, |service| service.key)
+        {
             Ok(_) => Err(AdminError::Exists),
             Err(at) => {
                 let scheduler = Scheduler::new(kind, flags);
-                self.services.insert(at, Service { key, persistence, scheduler, dests: Vec::new() });
+                self.services.insert(
+                    at,
+                    Service {
+                        key,
+                        persistence,
+                        scheduler,
+                        dests: Vec::new(),
+                    },
+                );
                 Ok(())
             }
         }
@@ -92,7 +107,9 @@ impl Ipvs {
         service.scheduler.flags = flags;
         if service.scheduler.kind != kind {
             service.scheduler = Scheduler::new(kind, flags);
-            service.scheduler.changed(Change::Added, &service.dests, &self.dests);
+            service
+                .scheduler
+                .changed(Change::Added, &service.dests, &self.dests);
         }
         Ok(())
     }
@@ -125,7 +142,12 @@ impl Ipvs {
     ///
     /// # Errors
     /// If there is no such service, or it has the real server already.
-    pub fn add_dest(&mut self, key: ServiceKey, addr: Endpoint, weight: u32) -> Result<DestId, AdminError> {
+    pub fn add_dest(
+        &mut self,
+        key: ServiceKey,
+        addr: Endpoint,
+        weight: u32,
+    ) -> Result<DestId, AdminError> {
         let at = self.service_at(key).ok_or(AdminError::NotFound)?;
         if self.find(key, addr).is_ok() {
             return Err(AdminError::Exists);
@@ -137,7 +159,9 @@ impl Ipvs {
         }
         let service = &mut self.services[at];
         service.dests.insert(0, id);
-        service.scheduler.changed(Change::Added, &service.dests, &self.dests);
+        service
+            .scheduler
+            .changed(Change::Added, &service.dests, &self.dests);
         Ok(id)
     }
 
@@ -145,11 +169,18 @@ impl Ipvs {
     ///
     /// # Errors
     /// If there is no such service or real server.
-    pub fn edit_dest(&mut self, key: ServiceKey, addr: Endpoint, weight: u32) -> Result<(), AdminError> {
+    pub fn edit_dest(
+        &mut self,
+        key: ServiceKey,
+        addr: Endpoint,
+        weight: u32,
+    ) -> Result<(), AdminError> {
         let (at, position) = self.find(key, addr)?;
         let service = &mut self.services[at];
         self.dests.set_weight(service.dests[position], weight);
-        service.scheduler.changed(Change::Edited, &service.dests, &self.dests);
+        service
+            .scheduler
+            .changed(Change::Edited, &service.dests, &self.dests);
         Ok(())
     }
 
@@ -158,11 +189,20 @@ impl Ipvs {
     ///
     /// # Errors
     /// If there is no such service or real server.
-    pub fn delete_dest(&mut self, now: Instant, key: ServiceKey, addr: Endpoint) -> Result<(), AdminError> {
+    pub fn delete_dest(
+        &mut self,
+        now: Instant,
+        key: ServiceKey,
+        addr: Endpoint,
+    ) -> Result<(), AdminError> {
         let (at, position) = self.find(key, addr)?;
         let service = &mut self.services[at];
         let dest = service.dests.remove(position);
-        service.scheduler.changed(Change::Removed { dest, at: position }, &service.dests, &self.dests);
+        service.scheduler.changed(
+            Change::Removed { dest, at: position },
+            &service.dests,
+            &self.dests,
+        );
         self.to_trash(now, dest);
         Ok(())
     }
@@ -210,6 +250,9 @@ impl Ipvs {
 impl ServiceKey {
     /// A TCP service.
     pub const fn tcp(addr: Endpoint) -> Self {
-        Self { proto: Proto::Tcp, addr }
+        Self {
+            proto: Proto::Tcp,
+            addr,
+        }
     }
 }

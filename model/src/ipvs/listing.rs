@@ -28,7 +28,13 @@ pub struct ConnLine {
 
 impl ConnLine {
     fn of(ipvs: &Ipvs, entry: &Entry, now: Jiffies) -> Self {
-        let invalid = |addr: Endpoint| if entry.is_invalid() { Endpoint::new(addr.ip, 65535) } else { addr };
+        let invalid = |addr: Endpoint| {
+            if entry.is_invalid() {
+                Endpoint::new(addr.ip, 65535)
+            } else {
+                addr
+            }
+        };
         let state = match (entry.is_template(), entry.proto()) {
             (true, _) if entry.is_assured() && ipvs.kernel.has(Gate::TemplateAssured) => "ASSURED",
             (true, _) => State::No.name(),
@@ -48,8 +54,11 @@ impl ConnLine {
 
 /// The connection table, sorted by client. The kernel's order follows a random hash.
 pub fn list_connections(ipvs: &Ipvs, now: Jiffies) -> Vec<ConnLine> {
-    let mut lines =
-        ipvs.table.iter().map(|(_, entry)| ConnLine::of(ipvs, entry, now)).collect::<Vec<_>>();
+    let mut lines = ipvs
+        .table
+        .iter()
+        .map(|(_, entry)| ConnLine::of(ipvs, entry, now))
+        .collect::<Vec<_>>();
     lines.sort();
     lines
 }

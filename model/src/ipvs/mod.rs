@@ -99,7 +99,9 @@ impl Ipvs {
     }
 
     fn service_at(&self, key: ServiceKey) -> Option<usize> {
-        self.services.binary_search_by_key(&key, |service| service.key).ok()
+        self.services
+            .binary_search_by_key(&key, |service| service.key)
+            .ok()
     }
 
     /// The next moment at which [`Ipvs::advance`] may have something to do.
@@ -119,7 +121,9 @@ impl Ipvs {
             let table = self.table.next_timer().filter(|tick| *tick <= until);
             let trash = self.trash_timer.filter(|tick| *tick <= until);
             let flush = self.flush_at.filter(|tick| *tick <= until);
-            let Some(first) = [table, trash, flush].into_iter().flatten().min() else { return };
+            let Some(first) = [table, trash, flush].into_iter().flatten().min() else {
+                return;
+            };
             if flush == Some(first) {
                 self.flush_at = None;
                 self.flush_deleted(first, drop_conntrack);
@@ -141,7 +145,12 @@ impl Ipvs {
     }
 
     /// The timer callback of an entry (`ip_vs_conn_expire`).
-    fn expire(&mut self, now: Jiffies, id: EntryId, drop_conntrack: &mut impl FnMut(Jiffies, &Tuple)) {
+    fn expire(
+        &mut self,
+        now: Jiffies,
+        id: EntryId,
+        drop_conntrack: &mut impl FnMut(Jiffies, &Tuple),
+    ) {
         if self.table.get(id).n_control > 0 {
             // It controls others: sixty more seconds, and for a template every time from now on (facts 4.3).
             self.table.get_mut(id).timeout = self.clock.ticks(60) as u32;
@@ -151,7 +160,12 @@ impl Ipvs {
         self.destroy(now, id, drop_conntrack);
     }
 
-    fn destroy(&mut self, now: Jiffies, id: EntryId, drop_conntrack: &mut impl FnMut(Jiffies, &Tuple)) {
+    fn destroy(
+        &mut self,
+        now: Jiffies,
+        id: EntryId,
+        drop_conntrack: &mut impl FnMut(Jiffies, &Tuple),
+    ) {
         let entry = self.table.remove(id);
         if entry.is_controlled() {
             self.table.get_mut(EntryId(entry.control)).n_control -= 1;

@@ -57,12 +57,16 @@ impl Rule {
     pub const fn describe(self) -> &'static str {
         match self {
             Self::EntryFound => "the packet follows its entry",
-            Self::SynKept => "the SYN found an entry of its tuple and went to the entry's real server",
+            Self::SynKept => {
+                "the SYN found an entry of its tuple and went to the entry's real server"
+            }
             Self::SynKeptAtWeightZero => {
                 "the SYN found an entry of its tuple and went to the entry's real server, although its weight is 0"
             }
             Self::Scheduled => "no entry: the scheduler chose a real server",
-            Self::ScheduledByTemplate => "no entry: the client's persistence template chose the real server",
+            Self::ScheduledByTemplate => {
+                "no entry: the client's persistence template chose the real server"
+            }
             Self::ScheduledSloppy => "no entry and no SYN, but sloppy_tcp=1: the scheduler chose",
             Self::RescheduledWeightZero => {
                 "the entry's real server has weight 0 (expire_nodest_conn=1): the entry expires, the scheduler chose anew"
@@ -87,7 +91,9 @@ impl Rule {
             }
             Self::NoDestination => "no real server is available: ICMP port unreachable",
             Self::NoService => "no virtual service at this address and port",
-            Self::NotSchedulable => "no entry, and only a SYN can make one: the node itself answers RST",
+            Self::NotSchedulable => {
+                "no entry, and only a SYN can make one: the node itself answers RST"
+            }
             Self::NoEntryOutward => "no entry for the real server's packet: forwarded untouched",
             Self::Translated => "the real server's packet follows its entry",
         }
@@ -134,7 +140,11 @@ pub enum Outward {
 
 /// A new connection's real server, or why there is none.
 enum Choice {
-    Dest { dest: DestId, control: u32, rule: Rule },
+    Dest {
+        dest: DestId,
+        control: u32,
+        rule: Rule,
+    },
     None,
 }
 
@@ -164,7 +174,10 @@ impl Ipvs {
                         Trigger::Deleted => Rule::DroppedDeleted,
                     });
                 }
-                Reuse::Reschedule { release_ct, trigger } => {
+                Reuse::Reschedule {
+                    release_ct,
+                    trigger,
+                } => {
                     if release_ct {
                         self.table.get_mut(id).flags &= !table::NFCT;
                     }
@@ -211,19 +224,35 @@ impl Ipvs {
     }
 
     /// The part of `tcp_conn_schedule` and `udp_conn_schedule` that comes before the scheduler.
-    fn schedule(&mut self, now: Jiffies, seg: &Segment, syn: bool, rescheduled: Option<Rule>) -> Inward {
+    fn schedule(
+        &mut self,
+        now: Jiffies,
+        seg: &Segment,
+        syn: bool,
+        rescheduled: Option<Rule>,
+    ) -> Inward {
         let tuple = &seg.tuple;
         let sloppy = self.sysctls.sloppy_tcp && self.kernel.has(Gate::AckEstablishes);
         if tuple.proto == Proto::Tcp && (seg.flags.has(Flags::RST) || !(syn || sloppy)) {
             return Inward::Pass(rescheduled.unwrap_or(Rule::NotSchedulable));
         }
-        let key = ServiceKey { proto: tuple.proto, addr: tuple.dst };
-        let Some(at) = self.service_at(key) else { return Inward::Pass(Rule::NoService) };
+        let key = ServiceKey {
+            proto: tuple.proto,
+            addr: tuple.dst,
+        };
+        let Some(at) = self.service_at(key) else {
+            return Inward::Pass(Rule::NoService);
+        };
         // Active FTP data connections are never scheduled.
         if tuple.src.port == 20 {
             return Inward::Pass(Rule::NotSchedulable);
         }
-        let Choice::Dest { dest, control, rule } = self.choose(now, at, tuple.src) else {
+        let Choice::Dest {
+            dest,
+            control,
+            rule,
+        } = self.choose(now, at, tuple.src)
+        else {
             return Inward::Refuse(Rule::NoDestination);
         };
         let id = self.bind(tuple.proto, tuple.src, tuple.dst, dest, 0);
@@ -244,7 +273,11 @@ impl Ipvs {
     fn choose(&mut self, now: Jiffies, service: usize, client: Endpoint) -> Choice {
         let Some(persistence) = self.services[service].persistence else {
             return match self.pick(service, client) {
-                Some(dest) => Choice::Dest { dest, control: NONE, rule: Rule::Scheduled },
+                Some(dest) => Choice::Dest {
+                    dest,
+                    control: NONE,
+                    rule: Rule::Scheduled,
+                },
                 None => Choice::None,
             };
         };
@@ -255,35 +288,65 @@ impl Ipvs {
             let server = self.dests.get(dest);
             let quiescent = self.sysctls.expire_quiescent_template && server.weight == 0;
             if server.available && !quiescent {
-                return Choice::Dest { dest, control: template.0, rule: Rule::ScheduledByTemplate };
+                return Choice::Dest {
+                    dest,
+                    control: template.0,
+                    rule: Rule::ScheduledByTemplate,
+                };
             }
             // It takes an impossible key and runs out by its old timer (`ip_vs_check_template`).
             self.table.get_mut(template).flags |= table::INVALID;
         }
-        let Some(dest) = self.pick(service, client) else { return Choice::None };
+        let Some(dest) = self.pick(service, client) else {
+            return Choice::None;
+        };
         let template = self.bind(key.proto, net, key.addr, dest, table::TEMPLATE);
         self.table.get_mut(template).timeout =
             self.clock.ticks(u64::from(persistence.timeout_s)) as u32;
         self.table.arm(&self.clock, now, template);
-        Choice::Dest { dest, control: template.0, rule: Rule::Scheduled }
+        Choice::Dest {
+            dest,
+            control: template.0,
+            rule: Rule::Scheduled,
+        }
     }
 
     fn pick(&mut self, service: usize, client: Endpoint) -> Option<DestId> {
         let service = &mut self.services[service];
-        service.scheduler.pick(self.kernel, client, &service.dests, &self.dests)
+        service
+            .scheduler
+            .pick(self.kernel, client, &service.dests, &self.dests)
     }
 
     /// A new entry bound to its destination (`ip_vs_conn_new`, `ip_vs_bind_dest`).
-    fn bind(&mut self, proto: Proto, client: Endpoint, virt: Endpoint, dest: DestId, flags: u8) -> EntryId {
+    fn bind(
+        &mut self,
+        proto: Proto,
+        client: Endpoint,
+        virt: Endpoint,
+        dest: DestId,
+        flags: u8,
+    ) -> EntryId {
         let server = self.dests.get_mut(dest);
         if flags & table::TEMPLATE != 0 {
             server.templates += 1;
         } else {
             server.inactive += 1;
         }
-        let nfct = if self.sysctls.conntrack { table::NFCT } else { 0 };
+        let nfct = if self.sysctls.conntrack {
+            table::NFCT
+        } else {
+            0
+        };
         let timeout = self.clock.ticks(3) as u32;
-        self.table.insert(proto, client, virt, dest, flags | nfct | table::INACTIVE, timeout)
+        self.table.insert(
+            proto,
+            client,
+            virt,
+            dest,
+            flags | nfct | table::INACTIVE,
+            timeout,
+        )
     }
 
     /// State transition, transmission and the restart of the timer, which happens even if the route fails.
@@ -321,6 +384,10 @@ impl Ipvs {
         };
         self.step(self.clock.jiffies(now), id, seg, Direction::Output);
         let entry = self.table.get(id);
-        Outward::Translate { entry: id, virt: entry.virt, nfct: entry.keeps_conntrack() }
+        Outward::Translate {
+            entry: id,
+            virt: entry.virt,
+            nfct: entry.keeps_conntrack(),
+        }
     }
 }

@@ -101,8 +101,8 @@ pub const fn decide(kernel: Behaviours, syn: bool, inputs: &Inputs) -> Reuse {
     let by_weight = inputs.expire_nodest && inputs.weight == 0;
     if syn {
         let mode_on = inputs.mode != 0 && kernel.has(Gate::ReuseMode);
-        let weight_rule =
-            by_weight && (mode_on || !kernel.has(Gate::ReuseMode) || kernel.has(Gate::WeightZeroAnyMode));
+        let weight_rule = by_weight
+            && (mode_on || !kernel.has(Gate::ReuseMode) || kernel.has(Gate::WeightZeroAnyMode));
         if weight_rule {
             return expire(kernel, inputs, Trigger::WeightZero);
         }
@@ -122,7 +122,9 @@ pub const fn decide(kernel: Behaviours, syn: bool, inputs: &Inputs) -> Reuse {
     if kernel.has(Gate::DeletedDestReschedules) {
         expire(kernel, inputs, Trigger::Deleted)
     } else {
-        Reuse::Drop { trigger: Trigger::Deleted }
+        Reuse::Drop {
+            trigger: Trigger::Deleted,
+        }
     }
 }
 
@@ -130,7 +132,10 @@ const fn expire(kernel: Behaviours, inputs: &Inputs, trigger: Trigger) -> Reuse 
     if uses_conntrack(kernel, inputs) {
         Reuse::Drop { trigger }
     } else {
-        Reuse::Reschedule { release_ct: kernel.has(Gate::ReuseDropsConfirmed), trigger }
+        Reuse::Reschedule {
+            release_ct: kernel.has(Gate::ReuseDropsConfirmed),
+            trigger,
+        }
     }
 }
 
@@ -153,7 +158,15 @@ mod tests {
         use Want::{DropOrResched as D, Keep as K, Resched as R};
         let closing = [State::Tw];
         let close = [State::Cl];
-        let others = [State::No, State::Sr, State::Es, State::Fw, State::Cw, State::La, State::Sa];
+        let others = [
+            State::No,
+            State::Sr,
+            State::Es,
+            State::Fw,
+            State::Cw,
+            State::La,
+            State::Sa,
+        ];
         let all = State::ALL;
         let rows: &[(u8, bool, u32, &[State], [Want; 5])] = &[
             (0, false, 0, &all, [K, K, K, K, K]),
@@ -192,7 +205,9 @@ mod tests {
                             "5.7.14" => ct != CtSeen::None,
                             _ => ct == CtSeen::Confirmed,
                         };
-                        let context = format!("{release} mode {mode} en {expire_nodest} w {weight} {state:?} {ct:?}");
+                        let context = format!(
+                            "{release} mode {mode} en {expire_nodest} w {weight} {state:?} {ct:?}"
+                        );
                         match want {
                             K => assert_eq!(got, Reuse::Keep, "{context}"),
                             R => assert!(matches!(got, Reuse::Reschedule { .. }), "{context}"),
@@ -221,21 +236,34 @@ mod tests {
                 nfct: true,
                 ct,
             };
-            decide(release.parse::<Kernel>().unwrap().behaviours(), syn, &inputs)
+            decide(
+                release.parse::<Kernel>().unwrap().behaviours(),
+                syn,
+                &inputs,
+            )
         };
         let deleted = Trigger::Deleted;
         for syn in [false, true] {
             for release in ["3.10.4", "5.7.14", "6.12.117"] {
-                assert_eq!(decide_for(release, false, syn, CtSeen::Confirmed), Reuse::Blackhole);
+                assert_eq!(
+                    decide_for(release, false, syn, CtSeen::Confirmed),
+                    Reuse::Blackhole
+                );
             }
-            assert_eq!(decide_for("5.7.14", true, syn, CtSeen::None), Reuse::Drop { trigger: deleted });
+            assert_eq!(
+                decide_for("5.7.14", true, syn, CtSeen::None),
+                Reuse::Drop { trigger: deleted }
+            );
             assert_eq!(
                 decide_for("5.9.1", true, syn, CtSeen::Confirmed),
                 Reuse::Drop { trigger: deleted }
             );
             assert_eq!(
                 decide_for("5.9.1", true, syn, CtSeen::Unconfirmed),
-                Reuse::Reschedule { release_ct: true, trigger: deleted }
+                Reuse::Reschedule {
+                    release_ct: true,
+                    trigger: deleted
+                }
             );
         }
     }
@@ -258,14 +286,22 @@ mod tests {
         };
         assert_eq!(decide(kernel, true, &inputs), Reuse::Keep);
         inputs.weight = 0;
-        assert!(matches!(decide(kernel, true, &inputs), Reuse::Reschedule { .. }));
+        assert!(matches!(
+            decide(kernel, true, &inputs),
+            Reuse::Reschedule { .. }
+        ));
     }
 
     /// Facts 1.6.4: mode bit 2 makes FIN_WAIT reusable for direct routing only.
     #[test]
     fn fin_wait_needs_bit_two_and_direct_routing() {
         let kernel = "6.1.192".parse::<Kernel>().unwrap().behaviours();
-        for (mode, no_output, reused) in [(1, true, false), (2, false, false), (2, true, true), (3, true, true)] {
+        for (mode, no_output, reused) in [
+            (1, true, false),
+            (2, false, false),
+            (2, true, true),
+            (3, true, true),
+        ] {
             let inputs = Inputs {
                 mode,
                 expire_nodest: false,
@@ -278,7 +314,11 @@ mod tests {
                 nfct: true,
                 ct: CtSeen::None,
             };
-            assert_eq!(decide(kernel, true, &inputs) != Reuse::Keep, reused, "{mode} {no_output}");
+            assert_eq!(
+                decide(kernel, true, &inputs) != Reuse::Keep,
+                reused,
+                "{mode} {no_output}"
+            );
         }
     }
 }

@@ -34,8 +34,16 @@ pub enum Kind {
 
 impl Kind {
     /// Every scheduler that is modelled.
-    pub const ALL: [Self; 8] =
-        [Self::Rr, Self::Wrr, Self::Lc, Self::Wlc, Self::Sed, Self::Nq, Self::Sh, Self::Mh];
+    pub const ALL: [Self; 8] = [
+        Self::Rr,
+        Self::Wrr,
+        Self::Lc,
+        Self::Wlc,
+        Self::Sed,
+        Self::Nq,
+        Self::Sh,
+        Self::Mh,
+    ];
 
     /// The name that `ipvsadm -s` takes.
     pub const fn name(self) -> &'static str {
@@ -61,9 +69,14 @@ impl fmt::Display for Kind {
 impl FromStr for Kind {
     type Err = String;
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
-            format!("unknown scheduler `{name}`: write one of rr, wrr, lc, wlc, sed, nq, sh, mh")
-        })
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| {
+                format!(
+                    "unknown scheduler `{name}`: write one of rr, wrr, lc, wlc, sed, nq, sh, mh"
+                )
+            })
     }
 }
 
@@ -125,7 +138,10 @@ impl Scheduler {
     pub fn new(kind: Kind, flags: Flags) -> Self {
         let state = match kind {
             Kind::Rr => State::Rr(None),
-            Kind::Wrr => State::Wrr(Wrr { step: 1, ..Wrr::default() }),
+            Kind::Wrr => State::Wrr(Wrr {
+                step: 1,
+                ..Wrr::default()
+            }),
             Kind::Sh => State::Sh(Box::default()),
             Kind::Mh => State::Mh(Box::default()),
             Kind::Lc | Kind::Wlc | Kind::Sed | Kind::Nq => State::None,
@@ -174,7 +190,9 @@ impl Scheduler {
                     .copied()
                     .find(|id| dests.get(*id).usable() && dests.get(*id).active == 0)
                     .or_else(|| least_per_weight(list, dests, expected_delay)),
-                Kind::Wlc => least_per_weight(list, dests, |dests, id| dests.get(id).overhead(kernel)),
+                Kind::Wlc => {
+                    least_per_weight(list, dests, |dests, id| dests.get(id).overhead(kernel))
+                }
                 _ => least_per_weight(list, dests, expected_delay),
             },
         }
@@ -207,7 +225,9 @@ fn least_per_weight(
 
 /// The next available destination after the last one, wrapping once past the head.
 fn rr(last: &mut Option<DestId>, list: &[DestId], dests: &Dests) -> Option<DestId> {
-    let after = last.and_then(|id| list.iter().position(|d| *d == id)).map_or(0, |at| at + 1);
+    let after = last
+        .and_then(|id| list.iter().position(|d| *d == id))
+        .map_or(0, |at| at + 1);
     let picked = list[after..]
         .iter()
         .chain(&list[..after])
@@ -243,7 +263,9 @@ impl Wrr {
         if self.max_weight == 0 {
             return None;
         }
-        let start = self.current.and_then(|id| list.iter().position(|d| *d == id));
+        let start = self
+            .current
+            .and_then(|id| list.iter().position(|d| *d == id));
         let mut next = start.map_or(0, |at| at + 1);
         let (mut last_pass, mut restarted, mut stop) = (false, false, None);
         loop {

@@ -20,7 +20,10 @@ const fn hash_32_8(value: u32) -> usize {
 
 /// What is hashed: the address, and the port if the flag says so.
 const fn client_word(client: Endpoint, flags: Flags) -> u32 {
-    client.ip.to_bits().wrapping_add(if flags.port { client.port as u32 } else { 0 })
+    client
+        .ip
+        .to_bits()
+        .wrapping_add(if flags.port { client.port as u32 } else { 0 })
 }
 
 /// Source hashing. A weight-0 destination keeps one bucket a round, and clients in it are refused (trap 17).
@@ -44,7 +47,10 @@ impl ShTable {
     pub(super) fn pick(&self, client: Endpoint, flags: Flags, dests: &Dests) -> Option<DestId> {
         let home = hash_32_8(client_word(client, flags));
         let usable = |bucket: usize| {
-            self.buckets.get(bucket).copied().filter(|id| dests.get(*id).usable())
+            self.buckets
+                .get(bucket)
+                .copied()
+                .filter(|id| dests.get(*id).usable())
         };
         if let Some(dest) = usable(home) {
             return Some(dest);
@@ -52,7 +58,8 @@ impl ShTable {
         if !flags.fallback {
             return None;
         }
-        (0..SH_BUCKETS).find_map(|offset| usable((home + (offset + home) % SH_BUCKETS) % SH_BUCKETS))
+        (0..SH_BUCKETS)
+            .find_map(|offset| usable((home + (offset + home) % SH_BUCKETS) % SH_BUCKETS))
     }
 }
 
@@ -98,7 +105,11 @@ impl MhTable {
             .iter()
             .map(|&id| {
                 let dest = dests.get(id);
-                let word = dest.addr.ip.to_bits().wrapping_add(u32::from(dest.addr.port));
+                let word = dest
+                    .addr
+                    .ip
+                    .to_bits()
+                    .wrapping_add(u32::from(dest.addr.port));
                 let turns = match (dest.last_weight / divisor) >> shift {
                     0 => u32::from(dest.last_weight != 0),
                     turns => turns,
@@ -135,7 +146,10 @@ impl MhTable {
         let word = client_word(client, flags);
         let slot = |offset: usize| {
             let hashed = hsiphash(word.wrapping_add(offset as u32), MH_KEY_1);
-            self.lookup.get(hashed as usize % MH_BUCKETS).copied().flatten()
+            self.lookup
+                .get(hashed as usize % MH_BUCKETS)
+                .copied()
+                .flatten()
         };
         let usable = |offset| slot(offset).filter(|id| dests.get(*id).usable());
         if let Some(dest) = usable(0) {
@@ -161,6 +175,15 @@ mod tests {
         let client = Endpoint::new(core::net::Ipv4Addr::new(10, 23, 31, 87), 40_000);
         let by_address = client_word(client, Flags::default());
         assert_eq!(by_address, 0x0A17_1F57);
-        assert_ne!(by_address, client_word(client, Flags { port: true, fallback: false }));
+        assert_ne!(
+            by_address,
+            client_word(
+                client,
+                Flags {
+                    port: true,
+                    fallback: false
+                }
+            )
+        );
     }
 }

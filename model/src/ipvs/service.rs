@@ -79,7 +79,10 @@ pub struct Persistence {
 impl Persistence {
     /// kube-proxy's: one client address a template.
     pub const fn per_client(timeout_s: u32) -> Self {
-        Self { timeout_s, netmask: u32::MAX }
+        Self {
+            timeout_s,
+            netmask: u32::MAX,
+        }
     }
 }
 

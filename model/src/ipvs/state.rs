@@ -223,29 +223,47 @@ mod tests {
     use super::*;
 
     fn modern() -> Behaviours {
-        "6.12.117".parse::<crate::kernel::Kernel>().unwrap().behaviours()
+        "6.12.117"
+            .parse::<crate::kernel::Kernel>()
+            .unwrap()
+            .behaviours()
     }
 
     /// Facts 2.1 and trap 27: SYN+ACK is the SYN row, so the entry stays SYN_RECV until the client's ACK.
     #[test]
     fn a_syn_ack_from_the_server_leaves_syn_recv() {
         let class = Class::of(Flags::SYN.with(Flags::ACK));
-        assert_eq!(transition(modern(), false, Direction::Output, class, Sr), Sr);
-        assert_eq!(transition(modern(), false, Direction::Input, Class::Ack, Sr), Es);
+        assert_eq!(
+            transition(modern(), false, Direction::Output, class, Sr),
+            Sr
+        );
+        assert_eq!(
+            transition(modern(), false, Direction::Input, Class::Ack, Sr),
+            Es
+        );
     }
 
     /// Facts 2.2: in 3.10 and RHEL 7 an ACK on a fresh entry closes it.
     #[test]
     fn an_ack_on_a_fresh_entry_depends_on_the_kernel() {
-        let old = "3.10.4".parse::<crate::kernel::Kernel>().unwrap().behaviours();
+        let old = "3.10.4"
+            .parse::<crate::kernel::Kernel>()
+            .unwrap()
+            .behaviours();
         assert_eq!(transition(old, false, Direction::Input, Class::Ack, No), Cl);
-        assert_eq!(transition(modern(), false, Direction::Input, Class::Ack, No), Es);
+        assert_eq!(
+            transition(modern(), false, Direction::Input, Class::Ack, No),
+            Es
+        );
     }
 
     /// Facts 2.2: a segment with none of the four flags closes the entry.
     #[test]
     fn a_segment_without_flags_closes() {
-        assert_eq!(transition(modern(), false, Direction::Input, Class::Other, Es), Cl);
+        assert_eq!(
+            transition(modern(), false, Direction::Input, Class::Other, Es),
+            Cl
+        );
     }
 
     #[test]

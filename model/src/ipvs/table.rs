@@ -113,7 +113,11 @@ impl Entry {
 
     /// The tuple of the client's packets.
     pub const fn tuple(&self) -> Tuple {
-        Tuple { proto: self.proto, src: self.client, dst: self.virt }
+        Tuple {
+            proto: self.proto,
+            src: self.client,
+            dst: self.virt,
+        }
     }
 
     const fn is_live(&self) -> bool {
@@ -217,7 +221,12 @@ impl Table {
     }
 
     /// The template of a client network and virtual service.
-    pub(super) fn find_template(&self, proto: Proto, net: Endpoint, virt: Endpoint) -> Option<EntryId> {
+    pub(super) fn find_template(
+        &self,
+        proto: Proto,
+        net: Endpoint,
+        virt: Endpoint,
+    ) -> Option<EntryId> {
         self.chain(proto, net)
             .find(|(_, entry)| {
                 entry.virt == virt && entry.flags & TEMPLATE != 0 && entry.flags & INVALID == 0
@@ -317,7 +326,11 @@ impl Table {
     }
 
     /// Takes the entries of the earliest tick up to `now` at which any timer fires.
-    pub(super) fn take_due(&mut self, clock: &Clock, now: Jiffies) -> Option<(Jiffies, Vec<EntryId>)> {
+    pub(super) fn take_due(
+        &mut self,
+        clock: &Clock,
+        now: Jiffies,
+    ) -> Option<(Jiffies, Vec<EntryId>)> {
         loop {
             let (tick, slots) = self.timers.pop_due(now)?;
             let mut due = Vec::new();
