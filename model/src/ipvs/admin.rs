@@ -122,7 +122,7 @@ impl Ipvs {
         let at = self.service_at(key).ok_or(AdminError::NotFound)?;
         let service = self.services.remove(at);
         for dest in service.dests {
-            self.to_trash(now, dest);
+            self.discard(now, dest);
         }
         Ok(())
     }
@@ -203,11 +203,11 @@ impl Ipvs {
             &service.dests,
             &self.dests,
         );
-        self.to_trash(now, dest);
+        self.discard(now, dest);
         Ok(())
     }
 
-    fn to_trash(&mut self, now: Instant, dest: DestId) {
+    fn discard(&mut self, now: Instant, dest: DestId) {
         let jiffies = self.clock.jiffies(now);
         if self.dests.delete(dest) {
             self.trash_timer = Some(self.trash_tick(jiffies));

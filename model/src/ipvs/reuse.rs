@@ -152,35 +152,38 @@ mod tests {
         DropOrResched,
     }
 
+    const TW: &[State] = &[State::Tw];
+    const CL: &[State] = &[State::Cl];
+    const OTHERS: &[State] = &[
+        State::No,
+        State::Sr,
+        State::Es,
+        State::Fw,
+        State::Cw,
+        State::La,
+        State::Sa,
+    ];
+    const ALL: &[State] = &State::ALL;
+
+    type Row = (u8, bool, u32, &'static [State], [Want; 5]);
+
     /// Facts 1.6.2, row by row: (mode, en, weight, state) -> eras A, B, C, D/E, F.
     #[test]
     fn the_decision_table() {
         use Want::{DropOrResched as D, Keep as K, Resched as R};
-        let closing = [State::Tw];
-        let close = [State::Cl];
-        let others = [
-            State::No,
-            State::Sr,
-            State::Es,
-            State::Fw,
-            State::Cw,
-            State::La,
-            State::Sa,
-        ];
-        let all = State::ALL;
-        let rows: &[(u8, bool, u32, &[State], [Want; 5])] = &[
-            (0, false, 0, &all, [K, K, K, K, K]),
-            (0, false, 1, &all, [K, K, K, K, K]),
-            (0, true, 1, &all, [K, K, K, K, K]),
-            (0, true, 0, &all, [R, K, K, K, D]),
-            (1, false, 0, &closing, [K, R, D, D, D]),
-            (1, false, 1, &closing, [K, R, D, D, D]),
-            (1, false, 1, &close, [K, K, D, D, D]),
-            (1, false, 1, &others, [K, K, K, K, K]),
-            (1, true, 0, &all, [R, R, D, D, D]),
-            (1, true, 1, &closing, [K, R, D, D, D]),
-            (1, true, 1, &close, [K, K, D, D, D]),
-            (1, true, 1, &others, [K, K, K, K, K]),
+        let rows: &[Row] = &[
+            (0, false, 0, ALL, [K, K, K, K, K]),
+            (0, false, 1, ALL, [K, K, K, K, K]),
+            (0, true, 1, ALL, [K, K, K, K, K]),
+            (0, true, 0, ALL, [R, K, K, K, D]),
+            (1, false, 0, TW, [K, R, D, D, D]),
+            (1, false, 1, TW, [K, R, D, D, D]),
+            (1, false, 1, CL, [K, K, D, D, D]),
+            (1, false, 1, OTHERS, [K, K, K, K, K]),
+            (1, true, 0, ALL, [R, R, D, D, D]),
+            (1, true, 1, TW, [K, R, D, D, D]),
+            (1, true, 1, CL, [K, K, D, D, D]),
+            (1, true, 1, OTHERS, [K, K, K, K, K]),
         ];
         let kernels = ["4.0.5", "4.1.6", "5.7.14", "5.10.44", "6.1.192"];
         for &(mode, expire_nodest, weight, states, wants) in rows {
