@@ -1,1 +1,2 @@
 //! The simulator: scenarios, engine, experiments and reports on top of `ipvs_model`.
+pub mod outcome;
