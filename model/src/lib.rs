@@ -5,13 +5,12 @@
 //! choice and kube-proxy base their decisions on, and every decision names the rule that made it.
 #![forbid(unsafe_code)]
 
-<<<<<<< HEAD
+pub mod conntrack;
+pub mod dataplane;
 pub mod index;
 pub mod ipvs;
-=======
-pub mod conntrack;
->>>>>>> ct
 pub mod kernel;
+pub mod node;
 pub mod segment;
 pub mod sysctl;
 pub mod time;
