@@ -1,3 +1,5 @@
 //! The simulator: scenarios, engine, experiments and reports on top of `ipvs_model`.
 
 pub mod capture;
+pub mod engine;
+pub mod outcome;
