@@ -190,6 +190,15 @@ impl Node {
         });
     }
 
+    /// Lets the timer of an IPVS entry fire now, with what that does to its conntrack twin: for a node whose
+    /// timer grid is not known.
+    pub fn expire_entry(&mut self, now: Instant, id: EntryId) {
+        let ct = &mut self.ct;
+        self.ipvs.expire_entry(now, id, &mut |tick, tuple| {
+            ct.delete_tuple(tick, tuple);
+        });
+    }
+
     /// A packet arrives at the node. Runs the timers first.
     pub fn packet(&mut self, now: Instant, seg: &Segment, rng: &mut impl Rng) -> Decision {
         self.advance(now);

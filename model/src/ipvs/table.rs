@@ -111,6 +111,11 @@ impl Entry {
         self.control != NONE
     }
 
+    /// Whether the entry was told to expire at the next tick.
+    pub const fn is_expiring(&self) -> bool {
+        self.flags & EXPIRING != 0
+    }
+
     /// The tuple of the client's packets.
     pub const fn tuple(&self) -> Tuple {
         Tuple {
@@ -306,6 +311,14 @@ impl Table {
     pub(super) fn arm(&mut self, clock: &Clock, now: Jiffies, id: EntryId) {
         let entry = self.get_mut(id);
         entry.expires = clock.deadline(now, u64::from(entry.timeout));
+        entry.flags &= !EXPIRING;
+        self.file(clock, id);
+    }
+
+    /// Restarts the timer of an entry whose deadline is `left` ticks away.
+    pub(super) fn arm_for(&mut self, clock: &Clock, now: Jiffies, id: EntryId, left: u64) {
+        let entry = self.get_mut(id);
+        entry.expires = now + left;
         entry.flags &= !EXPIRING;
         self.file(clock, id);
     }

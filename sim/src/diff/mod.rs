@@ -1,0 +1,138 @@
+//! A capture against the model: verdicts, tables, trajectories.
+//!
+//! The model runs beside the node: every packet that enters and every rule that changes goes in; what the node did
+//! with the packet, and both tables at each listing, are compared with what the model says. After a divergence the
+//! model takes over what the node shows, so that one fault is reported once.
+
+mod ahead;
+mod phase;
+mod replay;
+pub mod report;
+mod rules;
+mod setup;
+mod tables;
+
+#[cfg(test)]
+mod tests;
+
+pub use report::{Class, Divergence, Explanation, Finding, Report};
+
+use ipvs_model::kernel::GATES;
+use ipvs_model::time::Clock;
+
+use crate::capture::{Capture, ReadError};
+use ahead::Ahead;
+use phase::Phase;
+use replay::Replay;
+use setup::Setup;
+
+/// Runs at most so often to find where the node's timer ticks lie.
+const PASSES_MAX: u32 = 12;
+
+/// Compares a capture with the model.
+///
+/// # Errors
+/// If the capture cannot be read.
+pub fn diff(capture: &Capture) -> Result<Report, ReadError> {
+    let Some(first) = capture.events()?.next_event()? else {
+        let mut report = Report::default();
+        report.scope.push("the capture holds nothing".to_owned());
+        return Ok(report);
+    };
+    let setup = Setup::of(capture, first.at)?;
+    let (clock, mut report) = fit(capture, &setup)?;
+    if report.divergence_count() > 0 {
+        explain(capture, &setup, clock, &mut report)?;
+    }
+    report.skipped.absorb(&capture.skipped);
+    Ok(report)
+}
+
+/// Runs with one grid of ticks after the other until what was seen of timers agrees with it.
+fn fit(capture: &Capture, setup: &Setup) -> Result<(Clock, Report), ReadError> {
+    let era = setup.behaviours.timer_era();
+    let mut phase = Phase::new(setup.hz, era, setup.uptime);
+    let mut clock = phase.clock();
+    for pass in 1.. {
+        let (mut report, evidence) = run(capture, setup, clock)?;
+        let wrong = evidence
+            .iter()
+            .filter(|e| !Phase::agrees(&clock, e))
+            .count();
+        for evidence in &evidence {
+            phase.learn(evidence);
+        }
+        let next = phase.clock();
+        if wrong == 0 || next == clock || pass >= PASSES_MAX {
+            report.notes.push(format!(
+                "timers: {} observations, {wrong} against the tick grid in use after {pass} passes; the grid is known to {:.3} s",
+                evidence.len(),
+                phase.uncertainty().as_secs_f64(),
+            ));
+            return Ok((clock, report));
+        }
+        clock = next;
+    }
+    unreachable!("the loop ends after PASSES_MAX passes");
+}
+
+fn run(
+    capture: &Capture,
+    setup: &Setup,
+    clock: Clock,
+) -> Result<(Report, Vec<phase::Evidence>), ReadError> {
+    let mut ahead = Ahead::new(capture.events()?);
+    let mut replay = Replay::new(setup, clock);
+    replay.run(&mut ahead)?;
+    let mut report = replay.report;
+    report.skipped = ahead.events().skipped();
+    report.notes.push(format!(
+        "a packet took at most {} µs through the node",
+        ahead.transit_max.0 / 1_000
+    ));
+    Ok((report, replay.evidence))
+}
+
+/// Runs again with each behaviour of the kernel and each setting of IPVS changed: which change leaves fewer
+/// divergences?
+fn explain(
+    capture: &Capture,
+    setup: &Setup,
+    clock: Clock,
+    report: &mut Report,
+) -> Result<(), ReadError> {
+    let total = report.divergence_count();
+    let first = report
+        .divergences
+        .first()
+        .map(|d| (d.at, d.subject.clone()));
+    let mut found = Vec::new();
+    for row in GATES {
+        let has = setup.behaviours.has(row.gate);
+        let mut other = setup.clone();
+        other.behaviours = setup.behaviours.with(row.gate, !has);
+        let (with, _) = run(capture, &other, clock)?;
+        let left = with.divergence_count();
+        if left < total {
+            let verb = if has { "without" } else { "with" };
+            let still = with
+                .divergences
+                .iter()
+                .any(|d| Some((d.at, d.subject.clone())) == first);
+            found.push(Explanation {
+                text: format!(
+                    "this node behaves like one {verb} `{}` ({}): {}",
+                    row.name,
+                    row.source,
+                    row.summary.trim()
+                ),
+                left,
+                explains_first: !still,
+            });
+        }
+    }
+    found.sort_by_key(|explanation| explanation.left);
+    found.truncate(5);
+    report.explanations = found;
+    Ok(())
+}
