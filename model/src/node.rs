@@ -273,12 +273,21 @@ impl Node {
                         entry: Some(entry),
                     };
                 }
-                let ct = self.keep_or_untrack(ct, nfct);
+                let tracked = ct.is_some();
+                let mut ct = self.keep_or_untrack(ct, nfct);
                 if let Some(ct) = ct {
                     self.ct.alter_reply_source(ct, to);
                 }
                 let mut out = seg;
                 out.tuple.dst = to;
+                if nfct && !tracked && self.config.tracking {
+                    match self.track_again(now, &out) {
+                        Ok(second) => ct = second,
+                        Err(reason) => {
+                            return self.drop(None, Verdict::Drop, Rule::Conntrack(reason));
+                        }
+                    }
+                }
                 let policy = self.config.source_nat;
                 self.postroute(now, out, ct, policy, rule, Some(entry), rng)
             }
@@ -289,6 +298,17 @@ impl Node {
                 Rule::Ipvs(rule),
             ),
             Inward::Pass(rule) => self.deliver(now, seg, ct, Rule::Ipvs(rule)),
+        }
+    }
+
+    /// A packet that conntrack judged invalid reaches LOCAL_OUT without an entry and is judged again there, with
+    /// the real server as its destination: it may make an entry of its own, or clash with the connection's.
+    fn track_again(&mut self, now: Instant, seg: &Segment) -> Result<Option<CtRef>, CtRule> {
+        let jiffies = self.config.clock.jiffies(now);
+        match self.ct.incoming(jiffies, seg, &self.config.sysctls.ct) {
+            Incoming::Tracked(ct, _) => Ok(Some(ct)),
+            Incoming::Untracked(_) => Ok(None),
+            Incoming::Dropped(rule) => Err(rule),
         }
     }
 
