@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod kernel;
+pub mod kube;
 pub mod segment;
 pub mod sysctl;
 pub mod time;
