@@ -11,6 +11,7 @@ pub mod index;
 pub mod ipvs;
 pub mod kernel;
 pub mod node;
+pub mod kube;
 pub mod segment;
 pub mod sysctl;
 pub mod time;
