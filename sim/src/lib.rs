@@ -1,1 +1,4 @@
 //! The simulator: scenarios, engine, experiments and reports on top of `ipvs_model`.
+
+pub mod diag;
+pub mod scenario;
