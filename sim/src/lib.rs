@@ -1,4 +1,6 @@
 //! The simulator: scenarios, engine, experiments and reports on top of `ipvs_model`.
 
+pub mod cli;
 pub mod diag;
+pub mod output;
 pub mod scenario;

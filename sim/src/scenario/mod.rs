@@ -6,14 +6,19 @@
 
 mod check;
 pub mod field;
+pub mod overrides;
+pub mod range;
 mod rollout;
+pub mod schema;
 mod sections;
+mod show;
 mod suggest;
 pub mod tree;
 mod values;
 
 use std::path::Path;
 
+pub use overrides::Document;
 pub use rollout::*;
 pub use sections::*;
 pub use values::*;

@@ -43,6 +43,8 @@ pub struct Tree {
     pub value: Value,
     /// Where.
     pub place: Place,
+    /// The text of a flag's value: `--kernel 5.4` looks like a float and means a release.
+    pub raw: Option<String>,
 }
 
 impl Tree {
@@ -52,7 +54,11 @@ impl Tree {
         if errors.is_empty() {
             let place = Place::new(source, table.span());
             let value = Value::Table(convert_table(table.get_ref(), source));
-            return Ok(Self { value, place });
+            return Ok(Self {
+                value,
+                place,
+                raw: None,
+            });
         }
         let diag = |error: &toml::de::Error| {
             let message = error.message().lines().collect::<Vec<_>>().join("; ");
@@ -62,10 +68,35 @@ impl Tree {
         Err(errors.iter().map(diag).collect())
     }
 
-    /// Parses one TOML value, such as `5`, `"5s"` or `{ rate = 3 }`; `None` if it is none.
-    pub fn parse_value(text: &str, source: usize) -> Option<Self> {
-        let value = DeValue::parse(text).ok()?;
-        Some(convert(&value, source))
+    /// The value of a flag: TOML if it is a number, a boolean, a quoted string, an array or a table, else a string.
+    pub fn of_flag(text: &str, place: Place) -> Self {
+        let value = match DeValue::parse(text) {
+            Ok(value) => convert(&value, place.source).moved_to(place).value,
+            Err(_) => Value::Text(text.to_owned()),
+        };
+        let value = match value {
+            Value::Date => Value::Text(text.to_owned()),
+            value => value,
+        };
+        let raw = Some(text.to_owned());
+        Self { value, place, raw }
+    }
+
+    /// An empty table.
+    pub const fn empty_table(place: Place) -> Self {
+        Self {
+            value: Value::Table(Vec::new()),
+            place,
+            raw: None,
+        }
+    }
+
+    /// The value as a string: a string, or whatever a flag was given.
+    pub fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Text(text) => Some(text),
+            _ => self.raw.as_deref(),
+        }
     }
 
     /// What the value is, for "expected X, found Y".
@@ -138,5 +169,9 @@ fn convert(value: &toml::Spanned<DeValue<'_>>, source: usize) -> Tree {
         }
         DeValue::Table(table) => Value::Table(convert_table(table, source)),
     };
-    Tree { value, place }
+    Tree {
+        value,
+        place,
+        raw: None,
+    }
 }
