@@ -96,6 +96,9 @@ gates! {
     /// lc and wlc cost 257 * active + inactive instead of 256 * active + inactive.
     OverheadTotal "overhead-total"
         since None, backports [v(6, 1, 192), v(6, 12, 117)], el7 false, "read in 6.1.192, 6.12.117; absent in 6.19.0; exact releases unknown";
+    /// A persistence template shows ASSURED once a connection under it was established.
+    TemplateAssured "template-assured"
+        since Some(v(4, 19, 0)), backports [], el7 false, "read in 6.12.117; release from memory";
     /// The hierarchical timer wheel: timers fire at the next boundary of their level, late and in batches.
     TimerWheel "timer-wheel"
         since Some(v(4, 8, 0)), backports [], el7 false, "500462a9de65; release from memory";

@@ -5,7 +5,10 @@
 //! choice and kube-proxy base their decisions on, and every decision names the rule that made it.
 #![forbid(unsafe_code)]
 
+pub mod index;
+pub mod ipvs;
 pub mod kernel;
 pub mod segment;
 pub mod sysctl;
 pub mod time;
+pub mod timers;

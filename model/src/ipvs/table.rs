@@ -1,0 +1,355 @@
+//! The connection table: entries in chains per client endpoint, newest first, with lazy deadlines.
+//!
+//! Faithful to: `ip_vs_conn.c` `ip_vs_conn_hash`, `ip_vs_conn_in_get`, `ip_vs_conn_out_get`, `ip_vs_ct_in_get`,
+//! `ip_vs_conn_put`, `ip_vs_conn_expire_now`, 3.10 to 6.19. Look-ups never look at the timer.
+//! Leaves out: reference counts of packets in flight, and one-packet scheduling.
+
+use super::service::DestId;
+use super::state::State;
+use crate::index::{EndpointIndex, NONE};
+use crate::segment::{Endpoint, Proto, Tuple};
+use crate::time::{Clock, Jiffies};
+use crate::timers::TickQueue;
+
+/// Index of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryId(pub u32);
+
+/// The entry's packets keep their conntrack (`IP_VS_CONN_F_NFCT`).
+pub(super) const NFCT: u8 = 1;
+/// Counted as inactive (`IP_VS_CONN_F_INACTIVE`).
+pub(super) const INACTIVE: u8 = 1 << 1;
+/// A persistence template (`IP_VS_CONN_F_TEMPLATE`).
+pub(super) const TEMPLATE: u8 = 1 << 2;
+/// A template that some connection established (`IP_VS_CTPL_S_ASSURED`).
+pub(super) const ASSURED: u8 = 1 << 3;
+/// A template that was invalidated: its virtual and real ports read 65535.
+pub(super) const INVALID: u8 = 1 << 4;
+/// Told to expire at the next tick and not seen since.
+const EXPIRING: u8 = 1 << 5;
+/// The slot is in use.
+const LIVE: u8 = 1 << 6;
+
+/// One entry. Compact: a table of 28,232 fits in 1.6 MB.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    pub(super) expires: Jiffies,
+    filed: Jiffies,
+    pub(super) client: Endpoint,
+    pub(super) virt: Endpoint,
+    pub(super) dest: DestId,
+    /// Lifetime after a packet, in ticks.
+    pub(super) timeout: u32,
+    pub(super) control: u32,
+    pub(super) n_control: u32,
+    next: u32,
+    pub(super) proto: Proto,
+    pub(super) state: State,
+    pub(super) flags: u8,
+}
+
+const _: () = assert!(size_of::<Entry>() <= 56);
+
+impl Entry {
+    /// The client's address and port; port 0 for a template.
+    pub const fn client(&self) -> Endpoint {
+        self.client
+    }
+
+    /// The virtual address and port.
+    pub const fn virt(&self) -> Endpoint {
+        self.virt
+    }
+
+    /// Transport protocol.
+    pub const fn proto(&self) -> Proto {
+        self.proto
+    }
+
+    /// The real server.
+    pub const fn dest(&self) -> DestId {
+        self.dest
+    }
+
+    /// State.
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// The deadline that the kernel shows; the entry goes at the wheel's next boundary after it.
+    pub const fn expires(&self) -> Jiffies {
+        self.expires
+    }
+
+    /// Lifetime after a packet, in ticks.
+    pub const fn timeout_ticks(&self) -> u32 {
+        self.timeout
+    }
+
+    /// Whether this is a persistence template.
+    pub const fn is_template(&self) -> bool {
+        self.flags & TEMPLATE != 0
+    }
+
+    /// Whether a template is assured: some connection under it was established.
+    pub const fn is_assured(&self) -> bool {
+        self.flags & ASSURED != 0
+    }
+
+    /// Whether a template was invalidated.
+    pub const fn is_invalid(&self) -> bool {
+        self.flags & INVALID != 0
+    }
+
+    /// Whether the entry's packets keep their conntrack.
+    pub const fn keeps_conntrack(&self) -> bool {
+        self.flags & NFCT != 0
+    }
+
+    /// Whether the entry belongs to a template.
+    pub const fn is_controlled(&self) -> bool {
+        self.control != NONE
+    }
+
+    /// The tuple of the client's packets.
+    pub const fn tuple(&self) -> Tuple {
+        Tuple {
+            proto: self.proto,
+            src: self.client,
+            dst: self.virt,
+        }
+    }
+
+    const fn is_live(&self) -> bool {
+        self.flags & LIVE != 0
+    }
+
+    /// The tick at which the timer will fire.
+    pub(super) const fn fires(&self, clock: &Clock) -> Jiffies {
+        if self.flags & EXPIRING != 0 {
+            // Moved to a tick that is already being served: it runs with the one that follows.
+            return Jiffies(self.expires.0 + 1);
+        }
+        clock.fires(self.expires, self.timeout as u64)
+    }
+}
+
+/// All entries of a node.
+#[derive(Clone, Debug)]
+pub struct Table {
+    slots: Vec<Entry>,
+    free: Vec<u32>,
+    index: EndpointIndex,
+    timers: TickQueue,
+    live: u32,
+}
+
+impl Table {
+    pub(super) fn new() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            index: EndpointIndex::default(),
+            timers: TickQueue::default(),
+            live: 0,
+        }
+    }
+
+    pub(super) fn index_mut(&mut self) -> &mut EndpointIndex {
+        &mut self.index
+    }
+
+    /// Entries, templates included.
+    pub const fn len(&self) -> u32 {
+        self.live
+    }
+
+    /// Whether there is no entry.
+    pub const fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// The entry of an index.
+    #[inline]
+    pub fn get(&self, id: EntryId) -> &Entry {
+        &self.slots[id.0 as usize]
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, id: EntryId) -> &mut Entry {
+        &mut self.slots[id.0 as usize]
+    }
+
+    /// Every live entry, in slot order: deterministic, not the kernel's.
+    pub fn iter(&self) -> impl Iterator<Item = (EntryId, &Entry)> {
+        self.slots
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.is_live())
+            .map(|(slot, entry)| (EntryId(slot as u32), entry))
+    }
+
+    fn chain(&self, proto: Proto, client: Endpoint) -> impl Iterator<Item = (EntryId, &Entry)> {
+        let mut next = self.index.head(proto, client);
+        core::iter::from_fn(move || {
+            if next == NONE {
+                return None;
+            }
+            let id = EntryId(next);
+            let entry = &self.slots[next as usize];
+            next = entry.next;
+            Some((id, entry))
+        })
+    }
+
+    /// The newest entry of a client's packet to a virtual service.
+    #[inline]
+    pub fn find_in(&self, tuple: &Tuple) -> Option<EntryId> {
+        self.chain(tuple.proto, tuple.src)
+            .find(|(_, entry)| entry.virt == tuple.dst && entry.flags & (TEMPLATE | INVALID) == 0)
+            .map(|(id, _)| id)
+    }
+
+    /// The newest entry of a real server's packet. The virtual service is not part of the key (trap 14).
+    #[inline]
+    pub fn find_out(&self, tuple: &Tuple, addr: impl Fn(DestId) -> Endpoint) -> Option<EntryId> {
+        self.chain(tuple.proto, tuple.dst)
+            .find(|(_, entry)| {
+                entry.flags & (TEMPLATE | INVALID) == 0 && addr(entry.dest) == tuple.src
+            })
+            .map(|(id, _)| id)
+    }
+
+    /// The template of a client network and virtual service.
+    pub(super) fn find_template(
+        &self,
+        proto: Proto,
+        net: Endpoint,
+        virt: Endpoint,
+    ) -> Option<EntryId> {
+        self.chain(proto, net)
+            .find(|(_, entry)| {
+                entry.virt == virt && entry.flags & TEMPLATE != 0 && entry.flags & INVALID == 0
+            })
+            .map(|(id, _)| id)
+    }
+
+    /// A new entry at the head of its chain, with no timer until the first [`Table::arm`].
+    pub(super) fn insert(
+        &mut self,
+        proto: Proto,
+        client: Endpoint,
+        virt: Endpoint,
+        dest: DestId,
+        flags: u8,
+        timeout: u32,
+    ) -> EntryId {
+        let entry = Entry {
+            expires: Jiffies::NEVER,
+            filed: Jiffies::NEVER,
+            client,
+            virt,
+            dest,
+            timeout,
+            control: NONE,
+            n_control: 0,
+            next: self.index.head(proto, client),
+            proto,
+            state: State::No,
+            flags: flags | LIVE,
+        };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = entry;
+                slot
+            }
+            None => {
+                self.slots.push(entry);
+                self.slots.len() as u32 - 1
+            }
+        };
+        self.index.set_head(proto, client, slot);
+        self.live += 1;
+        EntryId(slot)
+    }
+
+    /// Unlinks an entry and returns what it was.
+    pub(super) fn remove(&mut self, id: EntryId) -> Entry {
+        let entry = *self.get(id);
+        let head = self.index.head(entry.proto, entry.client);
+        if head == id.0 {
+            self.index.set_head(entry.proto, entry.client, entry.next);
+        } else {
+            let mut at = head;
+            while self.slots[at as usize].next != id.0 {
+                at = self.slots[at as usize].next;
+            }
+            self.slots[at as usize].next = entry.next;
+        }
+        self.get_mut(id).flags = 0;
+        self.free.push(id.0);
+        self.live -= 1;
+        entry
+    }
+
+    fn file(&mut self, clock: &Clock, id: EntryId) {
+        let entry = &mut self.slots[id.0 as usize];
+        let fires = entry.fires(clock);
+        if fires < entry.filed {
+            entry.filed = fires;
+            self.timers.file(fires, id.0);
+        }
+    }
+
+    /// Restarts the timer with the entry's timeout (`ip_vs_conn_put`).
+    #[inline]
+    pub(super) fn arm(&mut self, clock: &Clock, now: Jiffies, id: EntryId) {
+        let entry = self.get_mut(id);
+        entry.expires = clock.deadline(now, u64::from(entry.timeout));
+        entry.flags &= !EXPIRING;
+        self.file(clock, id);
+    }
+
+    /// Makes the entry expire at the next tick, unless it is overdue already (`ip_vs_conn_expire_now`).
+    pub(super) fn expire_now(&mut self, clock: &Clock, now: Jiffies, id: EntryId) {
+        let entry = self.get_mut(id);
+        if entry.expires > now {
+            entry.expires = now;
+            entry.flags |= EXPIRING;
+            self.file(clock, id);
+        }
+    }
+
+    /// The earliest tick at which an entry may be due.
+    pub(super) fn next_timer(&self) -> Option<Jiffies> {
+        self.timers.next()
+    }
+
+    /// Takes the entries of the earliest tick up to `now` at which any timer fires.
+    pub(super) fn take_due(
+        &mut self,
+        clock: &Clock,
+        now: Jiffies,
+    ) -> Option<(Jiffies, Vec<EntryId>)> {
+        loop {
+            let (tick, slots) = self.timers.pop_due(now)?;
+            let mut due = Vec::new();
+            for &slot in &slots {
+                let entry = &mut self.slots[slot as usize];
+                if !entry.is_live() || entry.filed != tick {
+                    continue;
+                }
+                entry.filed = Jiffies::NEVER;
+                if entry.fires(clock) <= tick {
+                    due.push(EntryId(slot));
+                } else {
+                    self.file(clock, EntryId(slot));
+                }
+            }
+            self.timers.recycle(slots);
+            if !due.is_empty() {
+                return Some((tick, due));
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What an observed run keeps beside its counts: the timeline of servers and events, tables at asked moments, and every
+//! request that failed or was late.
+//!
+//! Collecting a trace never changes the run: the counts are the same to the bit with and without it.
+
+use ipvs_model::segment::Endpoint;
+use ipvs_model::time::{Instant, Span};
+
+use crate::outcome::{Cause, Outcome};
+
+/// What to keep.
+#[derive(Clone, Debug, Default)]
+pub struct TraceOptions {
+    /// Sample real servers this often; `None` for not at all.
+    pub sample_every: Option<Span>,
+    /// Moments at which the tables are listed.
+    pub tables_at: Vec<Instant>,
+    /// Keep this many failed or late requests.
+    pub requests_max: usize,
+    /// Keep the start, end and outcome of every request.
+    pub attempts: bool,
+}
+
+/// A real server at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerSample {
+    /// When.
+    pub at: Instant,
+    /// Pod address and port.
+    pub server: Endpoint,
+    /// Weight; `None` if it is not in the service's list (deleted, or not yet added). Always `Some(1)` or `None` in
+    /// iptables mode.
+    pub weight: Option<u32>,
+    /// Entries in an active state (ActiveConn); 0 in iptables mode.
+    pub active: u32,
+    /// Entries in another state (InActConn).
+    pub inactive: u32,
+    /// Connections forwarded to it by a SYN since the sample before.
+    pub syns: u32,
+}
+
+/// Something that happened to pods, kube-proxy or the load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimelineEvent {
+    /// When.
+    pub at: Instant,
+    /// The pod it happened to, if to one.
+    pub pod: Option<Endpoint>,
+    /// What, in a few words: "pod terminating", "weight set to 0", "real server deleted", "address gone".
+    pub what: String,
+}
+
+/// The tables at a moment, in the kernel's own formats.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tables {
+    /// When.
+    pub at: Instant,
+    /// As `ipvsadm -Ln`; empty in iptables mode.
+    pub services: String,
+    /// As `ipvsadm -Lnc`; empty in iptables mode.
+    pub connections: String,
+    /// As `/proc/net/nf_conntrack`.
+    pub conntrack: String,
+}
+
+/// A request that did not go well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TroubledRequest {
+    /// Number of the request in the run, from 0.
+    pub number: u64,
+    /// When it began.
+    pub start: Instant,
+    /// When it ended.
+    pub end: Instant,
+    /// The client's address and port.
+    pub client: Endpoint,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why.
+    pub cause: Cause,
+    /// The real server that its first SYN went to, if it went to one.
+    pub server: Option<Endpoint>,
+    /// The rule of the node that decided on its first SYN, in words.
+    pub rule: &'static str,
+    /// Age of the port's last use when the SYN came: time since the last connection on it ended.
+    pub port_idle: Option<Span>,
+}
+
+/// One request, whatever became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// When it began.
+    pub start: Instant,
+    /// When it ended.
+    pub end: Instant,
+    /// Local port, 0 if there was none.
+    pub port: u16,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long the connect took, if it succeeded.
+    pub connect: Option<Span>,
+}
+
+/// Everything that an observed run kept.
+#[derive(Clone, Debug, Default)]
+pub struct RunTrace {
+    /// Real servers over time, in the order of time, then of address.
+    pub servers: Vec<ServerSample>,
+    /// Events of rollout and control plane, in the order of time.
+    pub events: Vec<TimelineEvent>,
+    /// Tables at the moments asked for.
+    pub tables: Vec<Tables>,
+    /// Requests that did not go well, up to the limit, in the order of their end.
+    pub troubled: Vec<TroubledRequest>,
+    /// Every request, if asked for, in the order of their end.
+    pub attempts: Vec<Attempt>,
+}
