@@ -1,5 +1,7 @@
 //! What kube-proxy works with: the kernel's real servers, its configuration, its delays and its log.
 
+use core::fmt;
+
 use rand::Rng;
 
 use crate::kube::server::ProxyRule;
@@ -82,6 +84,27 @@ pub struct ProxyLog {
     pub rule: ProxyRule,
     /// False if the kernel refused; then the steps that would have followed are left out.
     pub accepted: bool,
+}
+
+impl fmt::Display for ProxyAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Added => f.write_str("added"),
+            Self::WeightSet(weight) => write!(f, "weight {weight}"),
+            Self::Deleted => f.write_str("deleted"),
+            Self::Listed => f.write_str("listed for graceful deletion"),
+            Self::Unlisted => f.write_str("off the graceful list"),
+            Self::Kept => f.write_str("kept"),
+        }
+    }
+}
+
+impl fmt::Display for ProxyLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let refused = if self.accepted { "" } else { ", refused" };
+        let ProxyLog { server, action, .. } = self;
+        write!(f, "{server} {action}{refused} ({})", self.rule.text())
+    }
 }
 
 /// The configuration of one kube-proxy.

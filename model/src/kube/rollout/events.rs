@@ -1,5 +1,6 @@
 //! What a rollout reports, and the delays that it asks for.
 
+use core::fmt;
 use std::net::Ipv4Addr;
 
 use crate::kube::endpoints::EndpointState;
@@ -136,4 +137,46 @@ pub enum RolloutEvent {
         /// The revision.
         revision: u32,
     },
+}
+
+impl fmt::Display for RolloutEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Started { revision } => write!(f, "rollout of revision {revision} starts"),
+            Self::PodCreated {
+                pod,
+                revision,
+                node,
+            } => {
+                write!(f, "{pod} created (revision {revision}, node {node})")
+            }
+            Self::AddressAssigned { pod, ip } => write!(f, "{pod} gets {ip}"),
+            Self::ContainerStarted { pod } => write!(f, "{pod} runs"),
+            Self::Listening { pod } => write!(f, "{pod} listens"),
+            Self::PodReady { pod } => write!(f, "{pod} ready"),
+            Self::PodNotReady { pod } => write!(f, "{pod} not ready"),
+            Self::PodTerminating { pod } => write!(f, "{pod} terminating"),
+            Self::PreStopStarted { pod } => write!(f, "{pod} preStop"),
+            Self::SigTerm { pod } => write!(f, "{pod} SIGTERM"),
+            Self::ListenerClosed { pod } => write!(f, "{pod} stops listening"),
+            Self::ProcessExited { pod, killed: false } => write!(f, "{pod} exits"),
+            Self::ProcessExited { pod, killed: true } => write!(f, "{pod} killed"),
+            Self::AddressGone { pod, ip } => write!(f, "{pod} loses {ip}"),
+            Self::PodRemoved { pod } => write!(f, "{pod} removed"),
+            Self::EndpointsPublished { endpoints } => {
+                f.write_str("endpoints:")?;
+                for ep in endpoints {
+                    let state = match (ep.ready, ep.serving, ep.terminating) {
+                        (true, ..) => "ready",
+                        (false, true, true) => "terminating, serving",
+                        (false, false, true) => "terminating",
+                        (false, ..) => "not ready",
+                    };
+                    write!(f, " {} ({state})", ep.ip)?;
+                }
+                Ok(())
+            }
+            Self::Complete { revision } => write!(f, "rollout of revision {revision} complete"),
+        }
+    }
 }
