@@ -9,6 +9,7 @@
 //! caller's generator.
 
 pub mod addresses;
+pub mod deployment;
 pub mod endpoints;
 pub mod pod;
 pub mod proxy;
@@ -20,15 +21,14 @@ pub mod sysctls;
 pub mod version;
 
 pub use addresses::{AddressPool, Reuse};
+pub use deployment::{Deployment, IntOrPercent, UpdateStrategy};
 pub use endpoints::{EndpointRule, EndpointState, TrafficPolicy, as_published, usable};
 pub use pod::{Answering, OnTerm, PodId, PodPhase, PodSpec, PreStop, Probe};
 pub use proxy::{
     Proxy, ProxyAction, ProxyConfig, ProxyIo, ProxyLatency, ProxyLog, RealServer, RealServers,
     ServiceRef,
 };
-pub use rollout::{
-    Deployment, IntOrPercent, Latencies, LatencyKind, Rollout, RolloutEvent, UpdateStrategy,
-};
+pub use rollout::{Latencies, LatencyKind, Rollout, RolloutEvent};
 pub use scripted::{Script, Scripted};
 pub use server::{ProxyRule, ServerEvent, ServerState, ServiceProto, WaitFor};
 pub use sysctls::{StartError, SysctlConfig, SysctlDecision, SysctlRule, sysctls_at_start};

@@ -4,11 +4,19 @@
 //! grace period but at least 2 s, then SIGKILL) and its prober; facts, kube-proxy 6.
 //! Leaves out: several containers, init and sidecar containers, startup and liveness probes, crashes, eviction.
 
+use core::fmt;
+
 use crate::time::{Instant, Span};
 
 /// A pod, by the order of creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodId(pub u32);
+
+impl fmt::Display for PodId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pod {}", self.0)
+    }
+}
 
 /// A readiness probe. The defaults are Kubernetes'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
 
 use super::*;
-use crate::kube::version::ProxyVersion;
+use crate::kube::version::{ProxyBehaviours, ProxyVersion};
 
 /// The kernel's destination lists: new ones at the head, deleted ones in the trash with their counters, from where
 /// the same address revives them (facts, kernel 1.10).

@@ -1,10 +1,14 @@
+use std::net::Ipv4Addr;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::kube::addresses::Reuse;
+use crate::kube::deployment::{IntOrPercent, UpdateStrategy};
 use crate::kube::endpoints::{EndpointRule, TrafficPolicy, usable};
-use crate::kube::pod::{PreStop, Probe};
+use crate::kube::pod::{PodSpec, PreStop, Probe};
 use crate::kube::version::ProxyVersion;
+use crate::time::Span;
 
 fn secs(s: u64) -> Span {
     Span::from_secs(s)
@@ -130,37 +134,6 @@ impl Played {
             _ => None,
         });
         slices.next_back().unwrap_or_default()
-    }
-}
-
-#[test]
-fn surge_rounds_up_and_unavailable_rounds_down() {
-    use IntOrPercent::*;
-    let rolling = |max_surge, max_unavailable| UpdateStrategy::RollingUpdate {
-        max_surge,
-        max_unavailable,
-    };
-    let rows = [
-        (UpdateStrategy::default(), 2, (1, 0)),
-        (UpdateStrategy::default(), 4, (1, 1)),
-        (UpdateStrategy::default(), 10, (3, 2)),
-        (rolling(Int(1), Int(1)), 2, (1, 1)),
-        (rolling(Int(0), Percent(25)), 3, (0, 1)),
-        (rolling(Int(0), Int(0)), 3, (0, 1)),
-        (rolling(Percent(200), Int(0)), 3, (6, 0)),
-        (rolling(Int(0), Int(9)), 3, (0, 3)),
-        (
-            rolling(Percent(100), Percent(100)),
-            u32::MAX,
-            (u32::MAX, u32::MAX),
-        ),
-    ];
-    for (strategy, replicas, want) in rows {
-        assert_eq!(
-            strategy.limits(replicas),
-            want,
-            "{strategy:?} of {replicas}"
-        );
     }
 }
 
