@@ -254,6 +254,10 @@ impl Node {
         ct: Option<CtRef>,
         rng: &mut impl Rng,
     ) -> Decision {
+        // Replies to a client on the node itself are local too: `ip_vs_out_hook` comes first at LOCAL_IN.
+        if let Outward::Translate { entry, virt, nfct } = self.ipvs.packet_out(now, &seg) {
+            return self.translate(now, seg, ct, (entry, virt, nfct), rng);
+        }
         let seen = self.seen(ct);
         match self.ipvs.packet_in(now, &seg, seen) {
             Inward::Forward {
@@ -264,13 +268,10 @@ impl Node {
             } => {
                 let rule = Rule::Ipvs(rule);
                 if !self.has_route(to.ip) {
-                    self.release(ct);
-                    let verdict = Verdict::Reject(IcmpKind::HostUnreachable);
+                    let refused = Verdict::Reject(IcmpKind::HostUnreachable);
                     return Decision {
-                        verdict,
-                        rule: Rule::NoRoute,
-                        ct: None,
                         entry: Some(entry),
+                        ..self.drop(ct, refused, rule)
                     };
                 }
                 let tracked = ct.is_some();
@@ -315,23 +316,37 @@ impl Node {
     fn ipvs_outward(
         &mut self,
         now: Instant,
-        mut seg: Segment,
+        seg: Segment,
         ct: Option<CtRef>,
         rng: &mut impl Rng,
     ) -> Decision {
-        let (ct, rule, entry) = match self.ipvs.packet_out(now, &seg) {
+        match self.ipvs.packet_out(now, &seg) {
             Outward::Translate { entry, virt, nfct } => {
-                let ct = self.keep_or_untrack(ct, nfct);
-                if let Some(ct) = ct {
-                    self.ct.alter_reply_destination(ct, virt);
-                }
-                seg.tuple.src = virt;
-                (ct, ipvs::Rule::Translated, Some(entry))
+                self.translate(now, seg, ct, (entry, virt, nfct), rng)
             }
-            Outward::Pass => (ct, ipvs::Rule::NoEntryOutward, None),
-        };
-        let policy = self.null_binding();
-        self.postroute(now, seg, ct, policy, Rule::Ipvs(rule), entry, rng)
+            Outward::Pass => {
+                let (policy, rule) = (self.null_binding(), Rule::Ipvs(ipvs::Rule::NoEntryOutward));
+                self.postroute(now, seg, ct, policy, rule, None, rng)
+            }
+        }
+    }
+
+    /// A real server's packet of an entry gets the virtual address as its source (`handle_response`).
+    fn translate(
+        &mut self,
+        now: Instant,
+        mut seg: Segment,
+        ct: Option<CtRef>,
+        (entry, virt, nfct): (EntryId, Endpoint, bool),
+        rng: &mut impl Rng,
+    ) -> Decision {
+        let ct = self.keep_or_untrack(ct, nfct);
+        if let Some(ct) = ct {
+            self.ct.alter_reply_destination(ct, virt);
+        }
+        seg.tuple.src = virt;
+        let (policy, rule) = (self.null_binding(), Rule::Ipvs(ipvs::Rule::Translated));
+        self.postroute(now, seg, ct, policy, rule, Some(entry), rng)
     }
 
     const fn null_binding(&self) -> SourceNat {
