@@ -8,4 +8,5 @@
 pub mod kernel;
 pub mod segment;
 pub mod sysctl;
+pub mod tcp;
 pub mod time;
