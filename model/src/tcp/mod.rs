@@ -8,5 +8,15 @@
 //! transfer could tell the difference; a test that looks at connections, states and timers could not.
 
 pub mod bitmap;
+pub mod client;
+mod input;
 pub mod ports;
+pub mod rule;
 pub mod secret;
+pub mod server;
+pub mod socket;
+pub mod state;
+#[cfg(test)]
+mod testing;
+mod timer;
+pub mod timewait;
