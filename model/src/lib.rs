@@ -14,5 +14,6 @@ pub mod node;
 pub mod kube;
 pub mod segment;
 pub mod sysctl;
+pub mod tcp;
 pub mod time;
 pub mod timers;
