@@ -200,6 +200,9 @@ gates! {
     /// Timestamp offsets are drawn per four-tuple (as in 4.10) instead of per host pair.
     TsOffsetPerTuple "ts-offset-per-tuple"
         since Some(v(7, 0, 0)), backports [v(6, 1, 192), v(6, 12, 94)], el7 false, "165573e41f2f; announced for 6.12.94";
+    /// Timestamps start at a random offset instead of at the kernel's own clock.
+    TsOffsetRandom "ts-offset-random"
+        since Some(v(4, 11, 0)), backports [], el7 false, "read in 4.9.115 (absent), 4.19.0; release from memory";
     /// ip_local_port_range ends at 60999 instead of 61000.
     PortRange60999 "port-range-60999"
         since Some(v(4, 2, 0)), backports [], el7 true, "read in 4.1 (absent), 4.4; el7 from memory";

@@ -156,6 +156,11 @@ impl Node {
         self.ipvs.sysctls = sysctls.vs;
     }
 
+    /// Changes the source NAT of balanced connections that begin from now on.
+    pub const fn set_source_nat(&mut self, policy: SourceNat) {
+        self.config.source_nat = policy;
+    }
+
     /// Makes an address the node's own: a virtual address (as on kube-ipvs0) or one of its interfaces.
     pub fn add_local(&mut self, ip: Ipv4Addr) {
         if let Err(at) = self.local.binary_search(&ip) {
@@ -263,6 +268,10 @@ impl Node {
         ct: Option<CtRef>,
         rng: &mut impl Rng,
     ) -> Decision {
+        // Replies to a client on the node itself are local too: `ip_vs_out_hook` comes first at LOCAL_IN.
+        if let Outward::Translate { entry, virt, nfct } = self.ipvs.packet_out(now, &seg) {
+            return self.translate(now, seg, ct, (entry, virt, nfct), rng);
+        }
         let seen = self.seen(ct);
         match self.ipvs.packet_in(now, &seg, seen) {
             Inward::Forward {
@@ -273,21 +282,27 @@ impl Node {
             } => {
                 let rule = Rule::Ipvs(rule);
                 if !self.has_route(to.ip) {
-                    self.release(ct);
-                    let verdict = Verdict::Reject(IcmpKind::HostUnreachable);
+                    let refused = Verdict::Reject(IcmpKind::HostUnreachable);
                     return Decision {
-                        verdict,
-                        rule: Rule::NoRoute,
-                        ct: None,
                         entry: Some(entry),
+                        ..self.drop(ct, refused, rule)
                     };
                 }
-                let ct = self.keep_or_untrack(ct, nfct);
+                let tracked = ct.is_some();
+                let mut ct = self.keep_or_untrack(ct, nfct);
                 if let Some(ct) = ct {
                     self.ct.alter_reply_source(ct, to);
                 }
                 let mut out = seg;
                 out.tuple.dst = to;
+                if nfct && !tracked && self.config.tracking {
+                    match self.track_again(now, &out) {
+                        Ok(second) => ct = second,
+                        Err(reason) => {
+                            return self.drop(None, Verdict::Drop, Rule::Conntrack(reason));
+                        }
+                    }
+                }
                 let policy = self.config.source_nat;
                 self.postroute(now, out, ct, policy, rule, Some(entry), rng)
             }
@@ -301,26 +316,51 @@ impl Node {
         }
     }
 
+    /// A packet that conntrack judged invalid reaches LOCAL_OUT without an entry and is judged again there, with
+    /// the real server as its destination: it may make an entry of its own, or clash with the connection's.
+    fn track_again(&mut self, now: Instant, seg: &Segment) -> Result<Option<CtRef>, CtRule> {
+        let jiffies = self.config.clock.jiffies(now);
+        match self.ct.incoming(jiffies, seg, &self.config.sysctls.ct) {
+            Incoming::Tracked(ct, _) => Ok(Some(ct)),
+            Incoming::Untracked(_) => Ok(None),
+            Incoming::Dropped(rule) => Err(rule),
+        }
+    }
+
     fn ipvs_outward(
+        &mut self,
+        now: Instant,
+        seg: Segment,
+        ct: Option<CtRef>,
+        rng: &mut impl Rng,
+    ) -> Decision {
+        match self.ipvs.packet_out(now, &seg) {
+            Outward::Translate { entry, virt, nfct } => {
+                self.translate(now, seg, ct, (entry, virt, nfct), rng)
+            }
+            Outward::Pass => {
+                let (policy, rule) = (self.null_binding(), Rule::Ipvs(ipvs::Rule::NoEntryOutward));
+                self.postroute(now, seg, ct, policy, rule, None, rng)
+            }
+        }
+    }
+
+    /// A real server's packet of an entry gets the virtual address as its source (`handle_response`).
+    fn translate(
         &mut self,
         now: Instant,
         mut seg: Segment,
         ct: Option<CtRef>,
+        (entry, virt, nfct): (EntryId, Endpoint, bool),
         rng: &mut impl Rng,
     ) -> Decision {
-        let (ct, rule, entry) = match self.ipvs.packet_out(now, &seg) {
-            Outward::Translate { entry, virt, nfct } => {
-                let ct = self.keep_or_untrack(ct, nfct);
-                if let Some(ct) = ct {
-                    self.ct.alter_reply_destination(ct, virt);
-                }
-                seg.tuple.src = virt;
-                (ct, ipvs::Rule::Translated, Some(entry))
-            }
-            Outward::Pass => (ct, ipvs::Rule::NoEntryOutward, None),
-        };
-        let policy = self.null_binding();
-        self.postroute(now, seg, ct, policy, Rule::Ipvs(rule), entry, rng)
+        let ct = self.keep_or_untrack(ct, nfct);
+        if let Some(ct) = ct {
+            self.ct.alter_reply_destination(ct, virt);
+        }
+        seg.tuple.src = virt;
+        let (policy, rule) = (self.null_binding(), Rule::Ipvs(ipvs::Rule::Translated));
+        self.postroute(now, seg, ct, policy, rule, Some(entry), rng)
     }
 
     const fn null_binding(&self) -> SourceNat {

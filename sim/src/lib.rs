@@ -3,4 +3,10 @@
 pub mod capture;
 pub mod diff;
 pub mod engine;
+pub mod experiment;
 pub mod outcome;
+
+pub mod cli;
+pub mod diag;
+pub mod output;
+pub mod scenario;

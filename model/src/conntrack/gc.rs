@@ -5,13 +5,11 @@
 //! Leaves out: the pauses in a scan (10 ms, 64000/HZ expired entries), so a scan takes no time; the scan order,
 //! which is that of the slots. Kernels 4.9 to 5.14 scan by other rules, before 4.9 entries have timers: for them
 //! the same worker only decides how long expired entries still count. `early_drop` looks at eight hash buckets;
-//! here at as many entries as eight buckets hold on average, chosen by a hash of the packet's tuple, with as many
-//! buckets as entries are allowed (a quarter of that before 5.15).
+//! here at as many entries as eight of `nf_conntrack_buckets` hold on average, chosen by a hash of the packet's tuple.
 
 use super::entry::{CtEntry, Status};
 use super::index;
 use super::{Conntrack, CtState};
-use crate::kernel::Gate;
 use crate::segment::Tuple;
 use crate::sysctl::CtSysctls;
 use crate::time::Jiffies;
@@ -102,20 +100,17 @@ impl Conntrack {
 
     /// Makes room in a full table at the cost of entries that are not assured; false if none was met.
     pub(super) fn early_drop(&mut self, now: Jiffies, tuple: &Tuple, sysctls: &CtSysctls) -> bool {
-        let buckets = if self.kernel.has(Gate::SynReinit) {
-            u64::from(sysctls.max)
-        } else {
-            u64::from(sysctls.max / 4)
-        };
+        let buckets = u64::from(sysctls.buckets.max(1));
         let slots = self.entries.len() as u64;
         if slots == 0 {
             return false;
         }
         let places = 2 * u64::from(self.count());
-        let chain = (places / buckets.max(1)).max(1);
         let mut draw = index::hash_tuple(tuple) ^ u64::from(self.serial);
         for _ in 0..EVICTION_RANGE {
             let mut dropped = false;
+            draw = mix(draw);
+            let chain = places / buckets + u64::from(draw % buckets < places % buckets);
             for _ in 0..chain {
                 draw = mix(draw);
                 let slot = (draw % slots) as u32;

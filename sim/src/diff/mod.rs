@@ -22,7 +22,6 @@ use ipvs_model::time::Clock;
 
 use crate::capture::{Capture, ReadError};
 use ahead::Ahead;
-use phase::Phase;
 use replay::Replay;
 use setup::Setup;
 
@@ -39,8 +38,8 @@ pub fn diff(capture: &Capture) -> Result<Report, ReadError> {
         report.scope.push("the capture holds nothing".to_owned());
         return Ok(report);
     };
-    let setup = Setup::of(capture, first.at)?;
-    let (clock, mut report) = fit(capture, &setup)?;
+    let mut setup = Setup::of(capture, first.at)?;
+    let (clock, mut report) = fit(capture, &mut setup)?;
     if report.divergence_count() > 0 {
         explain(capture, &setup, clock, &mut report)?;
     }
@@ -48,32 +47,58 @@ pub fn diff(capture: &Capture) -> Result<Report, ReadError> {
     Ok(report)
 }
 
-/// Runs with one grid of ticks after the other until what was seen of timers agrees with it.
-fn fit(capture: &Capture, setup: &Setup) -> Result<(Clock, Report), ReadError> {
-    let era = setup.behaviours.timer_era();
-    let mut phase = Phase::new(setup.hz, era, setup.uptime);
-    let mut clock = phase.clock();
-    for pass in 1.. {
-        let (mut report, evidence) = run(capture, setup, clock)?;
-        let wrong = evidence
-            .iter()
-            .filter(|e| !Phase::agrees(&clock, e))
-            .count();
-        for evidence in &evidence {
-            phase.learn(evidence);
+/// Runs with one grid of ticks after the other until what was seen of timers agrees with it, and with or without
+/// a nat table, which no capture mentions.
+fn fit(capture: &Capture, setup: &mut Setup) -> Result<(Clock, Report), ReadError> {
+    let mut best = fit_grid(capture, setup)?;
+    if best.1.divergence_count() > 0 {
+        let mut other = setup.clone();
+        other.nat = !setup.nat;
+        let found = fit_grid(capture, &other)?;
+        if found.1.divergence_count() < best.1.divergence_count() {
+            *setup = other;
+            best = found;
+            best.1.notes.push(
+                "this node has no nat table: where source ports collide it drops instead of choosing others"
+                    .to_owned(),
+            );
         }
-        let next = phase.clock();
-        if wrong == 0 || next == clock || pass >= PASSES_MAX {
-            report.notes.push(format!(
-                "timers: {} observations, {wrong} against the tick grid in use after {pass} passes; the grid is known to {:.3} s",
-                evidence.len(),
-                phase.uncertainty().as_secs_f64(),
-            ));
-            return Ok((clock, report));
-        }
-        clock = next;
     }
-    unreachable!("the loop ends after PASSES_MAX passes");
+    Ok(best)
+}
+
+fn fit_grid(capture: &Capture, setup: &Setup) -> Result<(Clock, Report), ReadError> {
+    let era = setup.behaviours.timer_era();
+    let mut clock = phase::first_guess(setup.hz, era, setup.uptime);
+    let mut best = None::<(u64, usize, Clock, Report)>;
+    let mut note = String::new();
+    for pass in 1..=PASSES_MAX {
+        let (report, evidence) = run(capture, setup, clock)?;
+        let wrong = evidence.iter().filter(|e| !e.agrees(&clock)).count();
+        let key = (report.divergence_count(), wrong);
+        if best
+            .as_ref()
+            .is_none_or(|(left, worse, ..)| key < (*left, *worse))
+        {
+            note = format!(
+                "timers: {} observations of {} agree with the tick grid in use, found in {pass} passes",
+                evidence.len() - wrong,
+                evidence.len(),
+            );
+            best = Some((key.0, key.1, clock, report));
+        }
+        if wrong == 0 {
+            break;
+        }
+        let found = phase::fit(setup.hz, era, setup.uptime, &evidence);
+        if found.clock == clock {
+            break;
+        }
+        clock = found.clock;
+    }
+    let (_, _, clock, mut report) = best.expect("there is at least one pass");
+    report.notes.push(note);
+    Ok((clock, report))
 }
 
 fn run(

@@ -7,8 +7,12 @@ use ipvs_model::time::{Clock, Instant, Span, TimerEra};
 
 /// How exact the recorded times are.
 const NOISE: Span = Span::from_micros(200);
-/// Candidates for each tick.
+/// Places tried within a tick, in the fine search.
 const PER_TICK: u64 = 20;
+/// Ticks around the best coarse place in which the fine search looks.
+const FINE_TICKS: u64 = 3;
+/// Observations of each kind that a search uses; more would only cost time.
+const USED_MAX: usize = 600;
 
 /// What was seen of one timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,77 +39,96 @@ pub(super) enum Evidence {
     },
 }
 
-/// What is known of the grid.
-#[derive(Clone, Debug)]
-pub(super) struct Phase {
+/// The grid that agrees with the most observations.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fit {
+    pub clock: Clock,
+    /// Observations that were used, and how many of them disagree.
+    pub used: usize,
+    pub against: usize,
+    /// How far the grid could be moved without disagreeing with more of them.
+    pub uncertainty: Span,
+}
+
+/// A clock to begin with: where the manifest says, or anywhere.
+pub(super) fn first_guess(hz: u32, era: TimerEra, uptime: Option<Span>) -> Clock {
+    Clock::new(hz, era, uptime.unwrap_or(Span(DAY_NS)))
+}
+
+/// Finds the grid that agrees best: first by the deaths of timers, to a tick; then by everything, within a few
+/// ticks. `uptime`: the node's at the origin, if recorded.
+pub(super) fn fit(hz: u32, era: TimerEra, uptime: Option<Span>, evidence: &[Evidence]) -> Fit {
+    let tick = 1_000_000_000 / u64::from(hz);
+    let deaths = evidence
+        .iter()
+        .filter(|e| matches!(e, Evidence::Fired { .. }));
+    let deaths = spread(deaths.copied().collect(), USED_MAX);
+    let coarse = match uptime {
+        Some(uptime) => uptime.0,
+        None => {
+            // The level of a 900 s timer is the coarsest that matters.
+            let granule = Clock::new(hz, era, Span::ZERO).lateness_max(900 * u64::from(hz));
+            let places = (0..granule.max(1)).map(|ticks| DAY_NS + ticks * tick);
+            best(hz, era, places.collect(), &deaths, Span(tick)).0
+        }
+    };
+    let around = coarse.saturating_sub(FINE_TICKS * tick)..coarse + FINE_TICKS * tick;
+    let places = around.step_by((tick / PER_TICK).max(1) as usize).collect();
+    let mut used = spread(evidence.to_vec(), USED_MAX * 4);
+    used.extend(deaths);
+    let (phase, against, plateau) = best(hz, era, places, &used, NOISE);
+    Fit {
+        clock: Clock::new(hz, era, Span(phase)),
+        used: used.len(),
+        against,
+        uncertainty: Span(plateau * (tick / PER_TICK)),
+    }
+}
+
+/// The place with the fewest observations against it, in the middle of the longest run of such; how many are
+/// against it; how long the run is.
+fn best(
     hz: u32,
     era: TimerEra,
-    candidates: Vec<u64>,
-    /// Observations that narrowed the candidates or agreed with them.
-    pub agreeing: u64,
-    /// Observations that no candidate explains together with the others.
-    pub contradicting: u64,
+    places: Vec<u64>,
+    evidence: &[Evidence],
+    noise: Span,
+) -> (u64, usize, u64) {
+    let against = |place: &u64| {
+        let clock = Clock::new(hz, era, Span(*place));
+        evidence.iter().filter(|e| !e.fits(&clock, noise)).count()
+    };
+    let scores = places.iter().map(against).collect::<Vec<_>>();
+    let least = scores.iter().copied().min().unwrap_or(0);
+    let (mut start, mut longest) = (0, 0..0);
+    for at in 0..=scores.len() {
+        if scores.get(at) != Some(&least) {
+            if at - start > longest.len() {
+                longest = start..at;
+            }
+            start = at + 1;
+        }
+    }
+    let middle = longest.start + longest.len() / 2;
+    let place = places.get(middle).copied().unwrap_or(DAY_NS);
+    (place, least, longest.len() as u64)
 }
 
-impl Phase {
-    /// Nothing known but the tick; `boot`: the node's uptime at the origin, if recorded.
-    pub(super) fn new(hz: u32, era: TimerEra, uptime: Option<Span>) -> Self {
-        let tick = 1_000_000_000 / u64::from(hz);
-        let step = (tick / PER_TICK).max(1);
-        // The level of a 900 s timer is the coarsest that matters.
-        let granule = Clock::new(hz, era, Span::ZERO).lateness_max(900 * u64::from(hz)) * tick;
-        let (first, last) = match uptime {
-            Some(uptime) => (uptime.0.saturating_sub(tick * 4), uptime.0 + tick * 4),
-            // A day is longer than any timer: nothing that was armed before the origin matters.
-            None => (DAY_NS, DAY_NS + granule.max(tick)),
-        };
-        Self {
-            hz,
-            era,
-            candidates: (first..last).step_by(step as usize).collect(),
-            agreeing: 0,
-            contradicting: 0,
-        }
-    }
-
-    /// The clock in the middle of what is possible.
-    pub(super) fn clock(&self) -> Clock {
-        let middle = self.candidates.len() / 2;
-        let phase = self.candidates.get(middle).copied().unwrap_or(DAY_NS);
-        Clock::new(self.hz, self.era, Span(phase))
-    }
-
-    /// How much of the grid is still possible: the span of the candidates.
-    pub(super) fn uncertainty(&self) -> Span {
-        match (self.candidates.first(), self.candidates.last()) {
-            (Some(first), Some(last)) => Span(last - first),
-            _ => Span::ZERO,
-        }
-    }
-
-    /// Takes an observation in. One that would leave no candidate is counted and ignored.
-    pub(super) fn learn(&mut self, evidence: &Evidence) {
-        let (hz, era) = (self.hz, self.era);
-        let fits = |phase: &u64| evidence.fits(&Clock::new(hz, era, Span(*phase)));
-        let kept = self.candidates.iter().copied().filter(fits);
-        let kept = kept.collect::<Vec<_>>();
-        if kept.is_empty() {
-            self.contradicting += 1;
-        } else {
-            self.agreeing += 1;
-            self.candidates = kept;
-        }
-    }
-
-    /// Whether a clock agrees with an observation.
-    pub(super) fn agrees(clock: &Clock, evidence: &Evidence) -> bool {
-        evidence.fits(clock)
-    }
+/// At most `most` of the observations, evenly spread.
+fn spread(evidence: Vec<Evidence>, most: usize) -> Vec<Evidence> {
+    let step = evidence.len().div_ceil(most).max(1);
+    evidence.into_iter().step_by(step).collect()
 }
 
+/// A day is longer than any timer: nothing that was armed before the origin matters.
 const DAY_NS: u64 = 86_400 * 1_000_000_000;
 
 impl Evidence {
+    /// Whether the observation agrees with a clock.
+    pub(super) fn agrees(&self, clock: &Clock) -> bool {
+        self.fits(clock, NOISE)
+    }
+
     /// Whether the observation can tell one grid from another at all.
     pub(super) fn tells(&self, hz: u32) -> bool {
         match self {
@@ -121,8 +144,9 @@ impl Evidence {
         }
     }
 
-    fn fits(&self, clock: &Clock) -> bool {
-        let around = |at: Instant| [at - NOISE, at, at + NOISE];
+    /// Whether the observation agrees with a clock, if its time is right to `noise`.
+    fn fits(&self, clock: &Clock, noise: Span) -> bool {
+        let around = |at: Instant| [at - noise, at, at + noise];
         match *self {
             Self::Fired {
                 armed,
@@ -162,19 +186,20 @@ impl Evidence {
 mod tests {
     use super::*;
 
-    /// A node with a hidden grid: its timers tell where it lies, to a tick.
+    /// A node with a hidden grid: its timers tell where it lies.
     #[test]
     fn deaths_of_timers_give_the_grid_away() {
         let hidden = Clock::new(100, TimerEra::Wheel, Span(DAY_NS + 7_654_321_987));
-        let mut phase = Phase::new(100, TimerEra::Wheel, None);
-        for step in 0..400_u64 {
+        let mut evidence = Vec::new();
+        for step in 0..150_u64 {
             let armed = Instant::from_millis(step * 3_517);
             for secs in [10, 60, 120, 900] {
                 let ticks = hidden.ticks(secs);
                 let deadline = hidden.deadline(hidden.jiffies(armed), ticks);
-                let at = armed + Span::from_secs(secs) + Span::from_millis(step * 37 % 45_000);
+                let late = Span::from_millis(step * 7_919 % 45_000);
+                let at = armed + Span::from_secs(secs) + late;
                 let fired = hidden.jiffies(at) >= hidden.fires(deadline, ticks);
-                phase.learn(&Evidence::Fired {
+                evidence.push(Evidence::Fired {
                     armed,
                     ticks,
                     at,
@@ -182,21 +207,17 @@ mod tests {
                 });
             }
         }
-        assert_eq!(phase.contradicting, 0);
-        assert!(
-            phase.uncertainty() < Span::from_millis(400),
-            "{:?}",
-            phase.uncertainty()
-        );
-        let found = phase.clock();
+        let found = fit(100, TimerEra::Wheel, None, &evidence);
+        assert_eq!(found.against, 0);
         let at = Instant::from_secs(100);
-        let apart = found.jiffies(at).0.abs_diff(hidden.jiffies(at).0) % 4096;
-        assert!(apart.min(4096 - apart) < 40, "{apart}");
+        let apart = found.clock.jiffies(at).0.abs_diff(hidden.jiffies(at).0) % 4096;
+        assert!(apart.min(4096 - apart) < 30, "{apart}");
+        let elsewhere = Clock::new(100, TimerEra::Wheel, Span(DAY_NS + 27_654_321_987));
+        assert!(evidence.iter().any(|e| !e.agrees(&elsewhere)));
     }
 
     #[test]
-    fn what_cannot_be_is_counted_and_ignored() {
-        let mut phase = Phase::new(250, TimerEra::Wheel, None);
+    fn what_no_grid_explains_is_counted() {
         let armed = Instant::from_secs(5);
         let early = Evidence::Fired {
             armed,
@@ -204,8 +225,7 @@ mod tests {
             at: armed + Span::from_secs(9),
             fired: true,
         };
-        phase.learn(&early);
-        assert_eq!((phase.agreeing, phase.contradicting), (0, 1));
-        assert!(phase.uncertainty() > Span::from_secs(16));
+        let found = fit(250, TimerEra::Wheel, None, &[early]);
+        assert!(found.used > 0 && found.against == found.used);
     }
 }

@@ -3,21 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 
-use ipvs_model::conntrack::CtRule;
+use ipvs_model::conntrack::{CtRule, SourceNat};
 use ipvs_model::ipvs::Rule as IpvsRule;
 use ipvs_model::ipvs::sched::Scheduler;
 use ipvs_model::ipvs::service::ServiceKey;
 use ipvs_model::node::{Decision, Node, Rule, Verdict};
 use ipvs_model::segment::{Endpoint, Segment, Tuple};
 use ipvs_model::time::{Clock, Instant, Jiffies, Span};
-use rand::SeedableRng;
-use rand::rngs::ChaCha8Rng;
+use rand::rand_core::{Infallible, TryRng};
 
 use super::ahead::{Ahead, Seen};
 use super::phase::Evidence;
 use super::report::{Class, Divergence, Report};
 use super::setup::Setup;
-use crate::capture::{Body, Content, Event, Packet, Place, ReadError, Stamp};
+use crate::capture::{Body, Content, Event, Packet, ReadError, Stamp};
 
 /// Packets kept for the circumstances of a divergence.
 const HISTORY: usize = 512;
@@ -44,6 +43,52 @@ pub(super) struct Told {
     pub at: Instant,
 }
 
+/// The node's draw of a source port, as the packet that left shows it: NAT's choice is random, so what it drew is
+/// an input. Whether it had to draw at all is the model's to say.
+#[derive(Clone, Copy)]
+struct Drawn {
+    left: Option<Endpoint>,
+}
+
+impl Drawn {
+    const fn of(seen: Seen) -> Self {
+        let left = match seen {
+            Seen::Left(left) => Some(left.tuple.src),
+            _ => None,
+        };
+        Self { left }
+    }
+
+    /// The rule of source NAT that the packet met: no capture holds the rules, but the address tells.
+    fn policy(self, segment: &Segment, inward: bool, otherwise: SourceNat) -> SourceNat {
+        match self.left {
+            Some(left) if inward && left.ip != segment.tuple.src.ip => SourceNat::Masquerade {
+                ip: left.ip,
+                random: left.port != segment.tuple.src.port,
+            },
+            _ => otherwise,
+        }
+    }
+}
+
+impl TryRng for Drawn {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        let port = self.left.map_or(1024, |left| left.port);
+        Ok(u32::from(port.wrapping_sub(1024)) << 16)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        self.try_next_u32().map(|word| u64::from(word) << 32)
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        bytes.fill(0);
+        Ok(())
+    }
+}
+
 /// One packet of the recent past.
 struct Past {
     at: Stamp,
@@ -64,7 +109,6 @@ pub(super) struct Replay<'a> {
     pub setup: &'a Setup,
     pub node: Node,
     pub clock: Clock,
-    rng: ChaCha8Rng,
     pub report: Report,
     pub evidence: Vec<Evidence>,
     pub armed: BTreeMap<Tuple, Armed>,
@@ -95,7 +139,6 @@ impl<'a> Replay<'a> {
             setup,
             node: Node::new(setup.node_config(clock)),
             clock,
-            rng: ChaCha8Rng::seed_from_u64(0),
             report: Report::default(),
             evidence: Vec::new(),
             armed: BTreeMap::new(),
@@ -300,9 +343,12 @@ impl<'a> Replay<'a> {
             proto: segment.tuple.proto,
             addr: segment.tuple.dst,
         };
+        let mut drawn = Drawn::of(seen);
+        let policy = drawn.policy(segment, inward, self.setup.null_binding());
+        self.node.set_source_nat(policy);
         let possible = self.schedulers.get(&key).filter(|_| inward).cloned();
         let Some(possible) = possible else {
-            return self.node.packet(self.now, segment, &mut self.rng);
+            return self.node.packet(self.now, segment, &mut drawn);
         };
         let wanted = match seen {
             Seen::Left(left) => Some(left.tuple.dst),
@@ -324,7 +370,7 @@ impl<'a> Replay<'a> {
         if let Some((before, ..)) = &chosen {
             self.node.ipvs.set_scheduler(key, before.clone());
         }
-        let decision = self.node.packet(self.now, segment, &mut self.rng);
+        let decision = self.node.packet(self.now, segment, &mut drawn);
         let moved = matches!(decision.rule, Rule::Ipvs(rule) if rule.schedules());
         if moved {
             let known = if fitting.is_empty() { choices } else { fitting };
@@ -474,10 +520,6 @@ impl<'a> Replay<'a> {
             .map_or_else(String::new, |past| {
                 format!("{:?}: {}", past.rule, past.rule.describe())
             })
-    }
-
-    pub(super) fn place_of(event: &Event) -> (Stamp, Place) {
-        (event.at, event.place)
     }
 }
 

@@ -21,7 +21,6 @@ pub(super) struct Setup {
     pub behaviours: Behaviours,
     pub sysctls: Sysctls,
     pub hz: u32,
-    pub hz_known: bool,
     /// The time of the first event: the model's time 0.
     pub origin: Stamp,
     /// The node's uptime at the origin, if recorded.
@@ -30,6 +29,8 @@ pub(super) struct Setup {
     pub tolerance_ms: u64,
     /// Something on the node tracks connections.
     pub tracking: bool,
+    /// The node has a nat table, if only an empty one: source ports that collide are changed.
+    pub nat: bool,
 }
 
 impl Setup {
@@ -42,15 +43,24 @@ impl Setup {
             behaviours: behaviours.unwrap_or_default(),
             sysctls,
             hz: manifest.hz.unwrap_or(HZ_ASSUMED),
-            hz_known: manifest.hz.is_some(),
             origin,
             uptime: manifest
                 .boot
                 .filter(|boot| *boot < origin)
                 .map(|boot| origin.since(boot)),
             tolerance_ms: (manifest.snapshot_tolerance_s * 1_000.0) as u64,
+            nat: true,
             tracking: sysctls.vs.conntrack || capture.files.conntrack.is_some(),
         })
+    }
+
+    /// What source NAT does without a rule that matches.
+    pub(super) const fn null_binding(&self) -> SourceNat {
+        if self.nat {
+            SourceNat::NullBinding
+        } else {
+            SourceNat::Inactive
+        }
     }
 
     pub(super) const fn node_config(&self, clock: Clock) -> NodeConfig {
@@ -59,7 +69,7 @@ impl Setup {
             clock,
             sysctls: self.sysctls,
             balancer: Balancer::Ipvs,
-            source_nat: SourceNat::Inactive,
+            source_nat: self.null_binding(),
             tracking: self.tracking,
         }
     }

@@ -28,7 +28,6 @@ struct Row {
     left_ticks: u64,
     /// It may go, or may be gone, at any tick from now on.
     overdue: bool,
-    template: bool,
 }
 
 impl Replay<'_> {
@@ -94,7 +93,6 @@ impl Replay<'_> {
                 state,
                 left_ticks: now.until(entry.expires()),
                 overdue: entry.expires() <= now,
-                template: entry.is_template(),
             };
             (tuple, row)
         };
@@ -401,10 +399,8 @@ impl Replay<'_> {
         if let Some(why) = self.ct_quiet(event, tuple, true, ahead)? {
             self.report.not_checked(why);
         } else {
-            let now = self.jiffies();
             let model = self.ct_text(tuple);
             let rule = self.last_rule(tuple.src);
-            let _ = now;
             let node = "no such entry".to_owned();
             self.diverged(
                 event,
