@@ -127,7 +127,9 @@ impl Ahead {
     ) -> Result<Seen, ReadError> {
         let until = Stamp(entered.at.0.saturating_add(TRANSIT_MAX.0));
         let whole = self.reach(until)?;
-        let mut found = Seen::Nothing;
+        // What fits, and how many packets before the first of it ask for the same: a copy sent again within the
+        // window. If fewer fit than ask, the later ones were served.
+        let (mut copies, mut of_tuple, mut fitting, mut first) = (1, 1, 0, None);
         for event in &self.held {
             if event.at > until || event.stepped_back {
                 break;
@@ -138,30 +140,58 @@ impl Ahead {
             if self.taken.contains(&packet.number) {
                 continue;
             }
-            found = match &packet.content {
-                Content::Segment { segment: left, .. } => {
-                    if is_exit(entered, segment, packet, left, inward, &is_server) {
-                        Seen::Left(*left)
-                    } else if inward && is_answer(segment, left) {
-                        Seen::Reset(*left)
-                    } else {
-                        Seen::Nothing
-                    }
-                }
-                Content::Icmp { error, to }
-                    if is_about(segment, *to, &error.about, &is_server, inward) =>
-                {
-                    Seen::Icmp(error.kind)
-                }
-                _ => Seen::Nothing,
-            };
-            if found != Seen::Nothing {
-                self.taken.insert(packet.number);
-                self.transit_max = self.transit_max.max(packet.at.since(entered.at));
-                return Ok(found);
+            let seen = fate(entered, segment, packet, inward, &is_server);
+            if seen != Seen::Nothing {
+                fitting += 1;
+                first = first.or(Some((packet.number, packet.at, seen)));
+            } else if first.is_none() && packet.ttl == entered.ttl {
+                let other = match &packet.content {
+                    Content::Segment { segment, .. } => Some(segment),
+                    _ => None,
+                };
+                copies += usize::from(other == Some(segment));
+                of_tuple += usize::from(other.is_some_and(|other| other.tuple == segment.tuple));
             }
         }
-        Ok(if whole { found } else { Seen::TooEarly })
+        // An ICMP error quotes the tuple only: any packet of it may be meant.
+        let askers = match first {
+            Some((_, _, Seen::Icmp(_))) => of_tuple,
+            _ => copies,
+        };
+        match first {
+            Some((number, at, seen)) if fitting >= askers => {
+                self.taken.insert(number);
+                self.transit_max = self.transit_max.max(at.since(entered.at));
+                Ok(seen)
+            }
+            _ if whole => Ok(Seen::Nothing),
+            _ => Ok(Seen::TooEarly),
+        }
+    }
+}
+
+/// What `packet` says of the fate of `segment`, if anything.
+fn fate(
+    entered: &Packet,
+    segment: &Segment,
+    packet: &Packet,
+    inward: bool,
+    is_server: impl Fn(Endpoint) -> bool,
+) -> Seen {
+    match &packet.content {
+        Content::Segment { segment: left, .. } => {
+            if is_exit(entered, segment, packet, left, inward, &is_server) {
+                Seen::Left(*left)
+            } else if inward && is_answer(segment, left) {
+                Seen::Reset(*left)
+            } else {
+                Seen::Nothing
+            }
+        }
+        Content::Icmp { error, to } if is_about(segment, *to, &error.about, &is_server, inward) => {
+            Seen::Icmp(error.kind)
+        }
+        _ => Seen::Nothing,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 
-use ipvs_model::conntrack::{CtRule, SourceNat};
+use ipvs_model::conntrack::{CtRule, SourceNat, Status};
 use ipvs_model::ipvs::Rule as IpvsRule;
 use ipvs_model::ipvs::sched::Scheduler;
 use ipvs_model::ipvs::service::ServiceKey;
@@ -24,6 +24,10 @@ const HISTORY: usize = 512;
 const SHOWN_BEFORE: usize = 6;
 /// Observations of timers that are kept for finding the node's tick grid.
 const EVIDENCE_MAX: usize = 20_000;
+
+/// The longest that an expired conntrack entry waits for the collector: a round of at most a minute, and the
+/// minute's wait before it.
+const COLLECTOR_MAX_S: u64 = 120;
 
 /// What is remembered of the last packet of an IPVS entry: how its timer was armed.
 #[derive(Clone, Copy, Debug)]
@@ -128,6 +132,8 @@ pub(super) struct Replay<'a> {
     pub take_over: [bool; 2],
     /// Services that the model has no place for.
     pub foreign: BTreeSet<Endpoint>,
+    /// Tuples of conntrack entries, in both directions, with their deadlines.
+    tracked: BTreeMap<Tuple, Jiffies>,
     past: VecDeque<Past>,
     origin: Stamp,
     now: Instant,
@@ -151,6 +157,7 @@ impl<'a> Replay<'a> {
             listed: [false; 2],
             take_over: [false; 2],
             foreign: BTreeSet::new(),
+            tracked: BTreeMap::new(),
             past: VecDeque::new(),
             origin: setup.origin,
             now: Instant::ZERO,
@@ -276,8 +283,75 @@ impl<'a> Replay<'a> {
                 self.schedulers = undo_schedulers;
             }
         }
+        let decision = self.collector(segment, inward, seen, decision);
         self.remember(segment, &decision, found);
         decision
+    }
+
+    /// An expired conntrack entry holds its tuples until the collector comes by: when that was, no capture
+    /// shows. A new entry that clashes with one is dropped, or not.
+    fn collector(
+        &mut self,
+        segment: &Segment,
+        inward: bool,
+        seen: Seen,
+        decision: Decision,
+    ) -> Decision {
+        let now = self.jiffies();
+        let why = "expired conntrack entry that the collector may or may not have taken";
+        match (decision.rule, decision.verdict, seen) {
+            (Rule::Conntrack(CtRule::Clash), Verdict::Drop, Seen::Left(left)) => {
+                for tuple in [segment.tuple, left.tuple, left.tuple.reversed()] {
+                    // Looking an expired entry up deletes it.
+                    self.node.ct.find(now, &tuple);
+                }
+                let again = self.run_packet(segment, inward, seen);
+                if matches!(compare(&again, seen), Match::Yes) {
+                    self.report.not_checked(why);
+                    return again;
+                }
+                decision
+            }
+            (_, Verdict::Forward(out), Seen::Nothing)
+                if made_entry(decision.ct) && self.lapsed_lately(&out.tuple) =>
+            {
+                self.node.ct.delete_tuple(now, &segment.tuple);
+                self.node.ct.delete_tuple(now, &out.tuple);
+                self.report.not_checked(why);
+                Decision {
+                    verdict: Verdict::Drop,
+                    rule: Rule::Conntrack(CtRule::Clash),
+                    ..decision
+                }
+            }
+            _ => decision,
+        }
+    }
+
+    /// Whether a conntrack entry that owned the tuple, in either direction, has expired less than a collector's
+    /// round ago.
+    fn lapsed_lately(&self, tuple: &Tuple) -> bool {
+        [*tuple, tuple.reversed()].iter().any(|tuple| {
+            self.tracked.get(tuple).is_some_and(|deadline| {
+                *deadline <= self.jiffies()
+                    && deadline.until(self.jiffies()) < self.clock.ticks(COLLECTOR_MAX_S)
+            })
+        })
+    }
+
+    /// Remembers until when the conntrack entries live.
+    pub(super) fn note_tracked(&mut self) {
+        let (now, round) = (self.jiffies(), self.clock.ticks(COLLECTOR_MAX_S));
+        self.tracked.retain(|_, deadline| *deadline + round > now);
+        let entries = self
+            .node
+            .ct
+            .iter()
+            .filter(|(_, e)| e.status.has(Status::CONFIRMED));
+        for (_, entry) in entries {
+            self.tracked.insert(entry.orig, entry.deadline);
+            self.tracked.insert(entry.reply, entry.deadline);
+        }
     }
 
     /// The entry that a packet would follow, by its client's tuple.
@@ -617,6 +691,14 @@ fn compare(decision: &Decision, seen: Seen) -> Match {
         }
         _ => Match::No(Class::Verdict),
     }
+}
+
+/// Whether the packet made a conntrack entry, on its way in or, judged invalid there, on its way out.
+const fn made_entry(ct: Option<CtRule>) -> bool {
+    !matches!(
+        ct,
+        Some(CtRule::InWindow | CtRule::LiberalWindow | CtRule::SynRetransmitted)
+    )
 }
 
 fn verdict_text(verdict: &Verdict) -> String {

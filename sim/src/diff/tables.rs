@@ -359,6 +359,7 @@ impl Replay<'_> {
                 self.ct_extra(event, tuple, ahead)?;
             }
         }
+        self.note_tracked();
         self.spoilt[CT].clear();
         self.take_over[CT] = false;
         self.listed[CT] = true;
