@@ -11,6 +11,7 @@ use crate::diag::Diagnostics;
 use crate::scenario::overrides::SHORTCUTS;
 use crate::scenario::{Document, Loaded};
 
+pub mod diff;
 pub mod exit;
 pub mod kernels;
 pub mod scenario;
@@ -41,6 +42,8 @@ pub struct Cli {
 pub enum Command {
     /// Check, describe or show scenario files.
     Scenario(scenario::Args),
+    /// Compare captures from real nodes with the model: verdicts, tables, trajectories.
+    Diff(diff::Args),
     /// What kernels do: the table of behaviours, or those of one release.
     Kernels(kernels::Args),
 }
@@ -124,6 +127,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let result = match cli.command {
         Command::Scenario(args) => scenario::run(args),
+        Command::Diff(args) => diff::run(args),
         Command::Kernels(args) => kernels::run(args),
     };
     match result {

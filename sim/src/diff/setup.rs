@@ -15,6 +15,9 @@ use crate::capture::{Capture, ReadError, ServiceArgs, ServiceId, Stamp};
 /// The tick of a node whose manifest does not say: Debian's and Ubuntu's choice for most of their kernels.
 const HZ_ASSUMED: u32 = 250;
 
+/// The kernel of a node that does not say.
+const KERNEL_ASSUMED: &str = "4.19.91";
+
 /// How the model is set up for a capture.
 #[derive(Clone, Debug)]
 pub(super) struct Setup {
@@ -36,11 +39,17 @@ pub(super) struct Setup {
 impl Setup {
     pub(super) fn of(capture: &Capture, origin: Stamp) -> Result<Self, ReadError> {
         let manifest = &capture.manifest;
-        let behaviours = manifest.kernel.as_ref().map(Kernel::behaviours);
+        let Some(kernel) = &manifest.kernel else {
+            return Ok(Self {
+                origin,
+                ..Self::assumed()
+            });
+        };
+        let behaviours = kernel.behaviours();
         let file = Arc::from("manifest.toml");
         let sysctls = manifest.sysctls(&file)?;
         Ok(Self {
-            behaviours: behaviours.unwrap_or_default(),
+            behaviours,
             sysctls,
             hz: manifest.hz.unwrap_or(HZ_ASSUMED),
             origin,
@@ -52,6 +61,27 @@ impl Setup {
             nat: true,
             tracking: sysctls.vs.conntrack || capture.files.conntrack.is_some(),
         })
+    }
+
+    /// A node of the founding case's time that says nothing of itself: a 4.19 kernel with what kube-proxy 1.14 set.
+    pub(super) fn assumed() -> Self {
+        let kernel = KERNEL_ASSUMED.parse::<Kernel>();
+        let behaviours = kernel.map(|kernel| kernel.behaviours()).unwrap_or_default();
+        let mut sysctls = Sysctls::of(behaviours);
+        sysctls.vs.conntrack = true;
+        sysctls.vs.conn_reuse_mode = 0;
+        sysctls.vs.expire_nodest_conn = true;
+        sysctls.vs.expire_quiescent_template = true;
+        Self {
+            behaviours,
+            sysctls,
+            hz: HZ_ASSUMED,
+            origin: Stamp(0),
+            uptime: None,
+            tolerance_ms: 1_100,
+            tracking: true,
+            nat: true,
+        }
     }
 
     /// What source NAT does without a rule that matches.
