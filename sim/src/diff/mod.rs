@@ -14,12 +14,14 @@ mod tables;
 mod trajectory;
 
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod tests;
 
 pub use report::{Class, Divergence, Explanation, Finding, Report};
 
 use ipvs_model::kernel::GATES;
-use ipvs_model::time::Clock;
+use ipvs_model::time::{Clock, Span};
 
 use crate::capture::{Capture, ReadError};
 use ahead::Ahead;
@@ -34,10 +36,22 @@ const PASSES_MAX: u32 = 12;
 /// # Errors
 /// If the capture cannot be read.
 pub fn diff(capture: &Capture) -> Result<Report, ReadError> {
+    let (setup, clock, mut report) = compare(capture)?;
+    if let (Some(setup), Some(clock)) = (setup, clock)
+        && report.divergence_count() > 0
+    {
+        explain(capture, &setup, clock, &mut report)?;
+    }
+    report.skipped.absorb(&capture.skipped);
+    Ok(report)
+}
+
+/// The comparison without a search for explanations.
+fn compare(capture: &Capture) -> Result<(Option<Setup>, Option<Clock>, Report), ReadError> {
     let Some(first) = capture.events()?.next_event()? else {
         let mut report = Report::default();
         report.scope.push("the capture holds nothing".to_owned());
-        return Ok(report);
+        return Ok((None, None, report));
     };
     let mut setup = Setup::of(capture, first.at)?;
     if capture.files.packets.is_none() {
@@ -46,17 +60,15 @@ pub fn diff(capture: &Capture) -> Result<Report, ReadError> {
             .scope
             .push("no packets: listings are joined by what must have happened between".to_owned());
         if capture.manifest.kernel.is_none() {
-            report.scope.push("the log does not name kernel and sysctls: 4.19 with kube-proxy's settings of 2020 is assumed".to_owned());
+            report.scope.push(
+                "the log names neither kernel nor sysctls: 4.19 with kube-proxy's settings of 2020 is assumed"
+                    .to_owned(),
+            );
         }
-        report.skipped.absorb(&capture.skipped);
-        return Ok(report);
+        return Ok((None, None, report));
     }
-    let (clock, mut report) = fit(capture, &mut setup)?;
-    if report.divergence_count() > 0 {
-        explain(capture, &setup, clock, &mut report)?;
-    }
-    report.skipped.absorb(&capture.skipped);
-    Ok(report)
+    let (clock, report) = fit(capture, &mut setup)?;
+    Ok((Some(setup), Some(clock), report))
 }
 
 /// Runs with one grid of ticks after the other until what was seen of timers agrees with it, and with or without
@@ -83,8 +95,8 @@ fn fit_grid(capture: &Capture, setup: &Setup) -> Result<(Clock, Report), ReadErr
     let era = setup.behaviours.timer_era();
     let mut clock = phase::first_guess(setup.hz, era, setup.uptime);
     let mut best = None::<(u64, usize, Clock, Report)>;
-    let mut note = String::new();
-    for pass in 1..=PASSES_MAX {
+    let (mut note, mut width) = (String::new(), None);
+    for _ in 0..PASSES_MAX {
         let (report, evidence) = run(capture, setup, clock)?;
         let wrong = evidence.iter().filter(|e| !e.agrees(&clock)).count();
         let key = (report.divergence_count(), wrong);
@@ -93,9 +105,13 @@ fn fit_grid(capture: &Capture, setup: &Setup) -> Result<(Clock, Report), ReadErr
             .is_none_or(|(left, worse, ..)| key < (*left, *worse))
         {
             note = format!(
-                "timers: {} observations of {} agree with the tick grid in use, found in {pass} passes",
+                "timers: {} of {} observations agree with the tick grid in use{}",
                 evidence.len() - wrong,
                 evidence.len(),
+                width.map_or_else(String::new, |width: Span| format!(
+                    ", which they place to within {:.3} s",
+                    width.as_secs_f64()
+                )),
             );
             best = Some((key.0, key.1, clock, report));
         }
@@ -107,6 +123,7 @@ fn fit_grid(capture: &Capture, setup: &Setup) -> Result<(Clock, Report), ReadErr
             break;
         }
         clock = found.clock;
+        width = Some(found.uncertainty);
     }
     let (_, _, clock, mut report) = best.expect("there is at least one pass");
     report.notes.push(note);

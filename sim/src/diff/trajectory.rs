@@ -65,6 +65,8 @@ struct Round {
     shown: BTreeMap<Tuple, Shown>,
     /// Real servers that the round's rules and Endpoints list; `None` if it lists none.
     listed: Option<BTreeSet<Ipv4Addr>>,
+    /// The pods that its Endpoints list.
+    pods: BTreeSet<Ipv4Addr>,
 }
 
 /// A sequence that joins two listings.
@@ -131,6 +133,7 @@ impl Round {
             file: event.file.clone(),
             shown: BTreeMap::new(),
             listed: None,
+            pods: BTreeSet::new(),
         }
     }
 
@@ -174,7 +177,10 @@ impl Round {
             }
             Body::Endpoints(objects) => {
                 let servers = self.listed.get_or_insert_default();
-                servers.extend(objects.iter().flat_map(|object| object.addresses.clone()));
+                for object in objects {
+                    servers.extend(object.addresses.iter().chain(&object.not_ready));
+                    self.pods.extend(&object.addresses);
+                }
             }
             Body::Pods(_) | Body::Packet(_) | Body::ConntrackEvent(_) => {}
         }
@@ -219,14 +225,18 @@ impl Round {
             return;
         }
         let age_s = u64::from(State::Sr.timeout_s()).saturating_sub(u64::from(line.expires_s));
-        let names = listed.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>();
+        let (who, names) = match self.pods.is_empty() {
+            true => ("rules list only", listed),
+            false => ("rules and Endpoints list only the new pods", &self.pods),
+        };
+        let names = names.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>();
         let rule = keeping_rule(tuple, line.dest, listed, setup);
         report.findings.push(Finding {
             at: wall(self.at),
             subject: tuple.to_string(),
             text: format!(
-                "a SYN came {age_s} s before and went to {}, although rules and Endpoints list only {}: the port was \
-                 reused while the entry of its earlier connection was there. {rule}",
+                "a SYN came {age_s} s before and went to {}, although {who} {}: the port was reused while the entry of its \
+                 earlier connection was there. {rule}",
                 line.dest,
                 names.join(", "),
             ),
