@@ -87,7 +87,9 @@ fn check(files: &[PathBuf], overrides: &Overrides, format: Format) -> Result<u8,
             Ok(loaded) => (summary(&loaded.scenario), loaded.warnings),
             Err(found) => {
                 code = Exit::USAGE;
-                (format!("{} mistakes", count_errors(&found)), found)
+                let count = count_errors(&found);
+                let s = if count == 1 { "" } else { "s" };
+                (format!("{count} mistake{s}"), found)
             }
         };
         text.push_str(&found.render(true));

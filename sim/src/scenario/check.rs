@@ -172,7 +172,7 @@ fn client_ports(client: &Client, index: usize, cx: &mut Cx) {
     };
     if u64::from(closed.concurrency) > ports * hosts {
         let title = format!(
-            "`{}` asks for {} connections at once, and `{}` gives {} hosts {ports} ports each",
+            "`{}` asks for {} connections at once, and `{}` gives {ports} ports to each of {} hosts",
             path("arrivals.closed.concurrency"),
             closed.concurrency,
             path(field),
@@ -347,7 +347,7 @@ fn addresses(scenario: &Scenario, cx: &mut Cx) {
     ];
     if scenario.rollout.new_pods() > 0 {
         ranges.push((
-            scenario.server.new_address,
+            scenario.new_address(),
             scenario.rollout.new_pods(),
             "server.new_address".to_owned(),
         ));
