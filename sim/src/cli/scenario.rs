@@ -92,13 +92,17 @@ fn check(files: &[PathBuf], overrides: &Overrides, format: Format) -> Result<u8,
                 (format!("{count} mistake{s}"), found)
             }
         };
-        text.push_str(&found.render(true));
-        text.push_str(&format!("{}: {verdict}\n", path.display()));
-        reports.push(serde_json::json!({
-            "file": path.display().to_string(),
-            "ok": !found.has_errors(),
-            "diagnostics": found.to_json(),
-        }));
+        match format {
+            Format::Text => {
+                text.push_str(&found.render(true));
+                text.push_str(&format!("{}: {verdict}\n", path.display()));
+            }
+            Format::Json => reports.push(serde_json::json!({
+                "file": path.display().to_string(),
+                "ok": !found.has_errors(),
+                "diagnostics": found.to_json(),
+            })),
+        }
     }
     if format == Format::Json {
         text = format!("{:#}\n", serde_json::Value::Array(reports));

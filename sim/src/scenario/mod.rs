@@ -28,7 +28,9 @@ use field::{Cx, Field};
 use tree::Tree;
 
 /// A scenario file longer than this is refused, in bytes.
-const TEXT_MAX: u64 = 4 << 20;
+const TEXT_MAX: u64 = 1 << 20;
+/// No array of tables and no table of sysctls is longer.
+const ENTRIES_MAX: usize = 1000;
 
 /// A scenario that can be run, with what its author should know.
 #[derive(Clone, Debug, PartialEq)]

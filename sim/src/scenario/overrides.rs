@@ -489,7 +489,7 @@ pub const SHORTCUTS: &[Shortcut] = &[
         "grace-period",
         "TIME",
         Edit::Path("rollout.deployment.termination_grace_period"),
-        "TerminationGracePeriodSeconds",
+        "Pod terminationGracePeriodSeconds",
     ),
     short(
         "dead-end",
@@ -497,5 +497,5 @@ pub const SHORTCUTS: &[Shortcut] = &[
         Edit::Path("server.dead_end"),
         "What answers for a pod that is gone: blackhole, unreachable, arp-failure or reset",
     ),
-    short("duration", "TIME", Edit::Path("duration"), "simulated time"),
+    short("duration", "TIME", Edit::Path("duration"), "Simulated time"),
 ];

@@ -255,6 +255,34 @@ pre_stop = "30s"
     assert_renders!("warnings", warnings(text));
 }
 
+/// Absurd sizes and depths are refused in bounded time and stack.
+#[test]
+fn absurd_texts_are_refused() {
+    let many = |piece: &str| piece.repeat(20_000);
+    let numbered = |line: &str| {
+        let lines = (0..20_000).map(|i| line.replace('#', &i.to_string()));
+        lines.collect::<String>()
+    };
+    for text in [
+        format!("a={}", many("[")),
+        format!("{}a=1", many("a.")),
+        format!("a={}", many("{a=")),
+        many("[[client]]\n"),
+        numbered("k#=1\n"),
+        format!("[node.sysctl]\n{}", numbered("k#=1\n")),
+        format!("[node.kernel_gates]\n{}", numbered("k#=true\n")),
+    ] {
+        let found = parse(&text).expect_err("refused");
+        assert!(found.render(false).len() < 2_000_000);
+        assert!(
+            found
+                .to_json()
+                .as_array()
+                .is_some_and(|all| all.len() <= 1000)
+        );
+    }
+}
+
 #[test]
 fn mistakes_in_flags_show_the_flag() {
     let set = |sets: &[(&str, &str)]| {
