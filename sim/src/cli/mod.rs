@@ -14,6 +14,7 @@ use crate::scenario::{Document, Loaded};
 pub mod exit;
 pub mod kernels;
 pub mod scenario;
+pub mod sweep;
 
 pub use exit::{CommonError, Exit};
 
