@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgMatches, Command, FromArgMatches, ValueEnum};
+use clap::ValueEnum;
 
 use super::{CommonError, Exit, Overrides};
 use crate::experiment::clock::{Stopwatch as _, WallClock};
@@ -17,7 +17,7 @@ use crate::output::Output;
 use crate::report::sweep::{self as report, Base, Report};
 use crate::report::text::{Look, count_of, thousands};
 use crate::scenario::overrides::SHORTCUTS;
-use crate::scenario::{DataPlane, Document, Scenario, parse_span};
+use crate::scenario::{DataPlane, Document, FieldName, Scenario, parse_span};
 
 mod progress;
 
@@ -26,12 +26,10 @@ mod progress;
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
-    fields: FieldFlags,
-    /// Any other field, with a list or range of values: --vary rollout.deployment.pre_stop=0s,20s.
+    overrides: Overrides,
+    /// A field by its path, with a list or range of values: --vary rollout.deployment.pre_stop=0s,20s.
     #[arg(long, value_name = "PATH=VALUES")]
     vary: Vec<String>,
-    #[command(flatten)]
-    overrides: Overrides,
     /// The rollout to start from; without it, the founding case's.
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
@@ -66,7 +64,8 @@ const EXAMPLES: &str = "Examples:
   sim sweep --ports 28232 --rps '500..4000 step 500' --conn-reuse-mode 0,1 --format csv --out sweep.csv
   sim sweep --scenario mine.toml --kernel 4.19.57,5.15.0 --vary rollout.deployment.pre_stop=0s,20s,60s
 
-Values: one (2000), a list (0,1) or a range (100..2000 step 100, 1k..8k x2).";
+The short names of scenario fields and --vary take one value (2000), a list (0,1) or a range (100..2000 step 100,
+1k..8k x2); --set takes one value. Without --conn-reuse-mode, modes 0 and 1 are compared.";
 
 /// How the result is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -109,44 +108,6 @@ fn seed(text: &str) -> Result<u64, String> {
     seed.map_err(|_| "write a number below 2^64, decimal or hexadecimal with 0x".to_owned())
 }
 
-/// One flag for each short name of a scenario field, taking a list or range.
-#[derive(Debug, Default)]
-struct FieldFlags(Vec<(&'static str, String)>);
-
-impl FromArgMatches for FieldFlags {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let mut flags = Self::default();
-        flags.update_from_arg_matches(matches)?;
-        Ok(flags)
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        let given = |name| matches.get_one::<String>(name).cloned();
-        self.0 = SHORTCUTS
-            .iter()
-            .filter_map(|s| Some((s.name, given(s.name)?)))
-            .collect();
-        Ok(())
-    }
-}
-
-impl clap::Args for FieldFlags {
-    fn augment_args(command: Command) -> Command {
-        let arg = |shortcut: &crate::scenario::overrides::Shortcut| {
-            clap::Arg::new(shortcut.name)
-                .long(shortcut.name)
-                .value_name(shortcut.value)
-                .help(shortcut.help)
-                .help_heading("Scenario fields (one value, a list or a range)")
-        };
-        command.args(SHORTCUTS.iter().map(arg))
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
-    }
-}
-
 /// What simulates one rollout with one seed.
 pub type Simulate<'a> = &'a (dyn Fn(&Scenario, u64) -> Result<RunSummary, RunError> + Sync);
 
@@ -160,7 +121,7 @@ pub fn run(args: Args, simulate: Simulate<'_>) -> Result<u8, CommonError> {
         Some(path) => Document::load(path)?,
         None => Document::default(),
     };
-    args.overrides.apply(&mut document)?;
+    let set = fixed(&args, &mut document)?;
     let grid = Grid::new(axes(&args, &document)?).map_err(usage)?;
     let points = grid.points();
     let scenarios = scenarios(&document, &points)?;
@@ -200,7 +161,7 @@ pub fn run(args: Args, simulate: Simulate<'_>) -> Result<u8, CommonError> {
             .as_ref()
             .map(|path| path.display().to_string()),
         words: report::settings_in_words(&scenarios),
-        set: args.overrides.set.clone(),
+        set,
     };
     output.write(&render(
         &args,
@@ -245,15 +206,29 @@ fn render(args: &Args, report: &Report<'_>) -> Result<Vec<u8>, CommonError> {
 const REUSE_MODE: &str = "conn-reuse-mode";
 const REUSE_MODE_KEY: &str = "net.ipv4.vs.conn_reuse_mode";
 
-/// The axes: flags in the order of the short names, then `--vary` in its own. If nothing says what
+/// Lays what `--set` gives over the scenario that all points start from, and returns it for the report.
+fn fixed(args: &Args, document: &mut Document) -> Result<Vec<String>, CommonError> {
+    let mut set = Vec::new();
+    for (field, value) in &args.overrides.given {
+        if let FieldName::Path(path) = field {
+            document.set(path, value)?;
+            set.push(format!("{path}={value}"));
+        }
+    }
+    Ok(set)
+}
+
+/// The axes: short names in the order of the command line, then `--vary` in its own. If nothing says what
 /// conn_reuse_mode is to be and the node balances with IPVS, both modes are compared.
 fn axes(args: &Args, document: &Document) -> Result<Vec<Axis>, CommonError> {
     let axis = |flag: &str, path: &str, values: &str| {
         Axis::parse(path, values).map_err(|error| CommonError::Usage(format!("{flag}: {error}")))
     };
     let mut axes = Vec::new();
-    for (name, values) in &args.fields.0 {
-        axes.push(axis(&format!("--{name}"), name, values)?);
+    for (field, values) in &args.overrides.given {
+        if let FieldName::Short(name) = field {
+            axes.push(axis(&format!("--{name}"), name, values)?);
+        }
     }
     for vary in &args.vary {
         let Some((path, values)) = vary.split_once('=') else {

@@ -248,7 +248,7 @@ fn the_reuse_mode_is_not_added_where_something_decides_it() {
     let paths = |words: &[&str]| {
         let args = args(words);
         let mut document = Document::default();
-        args.overrides.apply(&mut document).expect("good");
+        fixed(&args, &mut document).expect("good");
         let axes = axes(&args, &document).expect("good");
         axes.iter()
             .map(|axis| axis.path.clone())
@@ -257,7 +257,7 @@ fn the_reuse_mode_is_not_added_where_something_decides_it() {
     assert_eq!(paths(&["--rps", "5"]), ["rps", "conn-reuse-mode"]);
     assert_eq!(
         paths(&["--conn-reuse-mode", "2", "--rps", "5"]),
-        ["rps", "conn-reuse-mode"]
+        ["conn-reuse-mode", "rps"]
     );
     assert_eq!(paths(&["--mode", "iptables"]), ["mode"]);
     assert_eq!(
@@ -274,7 +274,7 @@ fn bad_input_is_refused_before_anything_runs() {
     let cases: &[(&[&str], &str)] = &[
         (&["--rps", "0"], "0"),
         (&["--rps", "nan"], "nan"),
-        (&["--rps=-5"], "-5"),
+        (&["--rps", "-5"], "-5"),
         (&["--ports", "0-100000"], "0-100000"),
         (&["--ports", "60999-32768"], "60999-32768"),
         (&["--kernel", "five"], "five"),
