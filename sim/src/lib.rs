@@ -1,9 +1,10 @@
 //! The simulator: scenarios, engine, experiments and reports on top of `ipvs_model`.
-pub mod experiment;
 pub mod engine;
+pub mod experiment;
 pub mod outcome;
 
 pub mod cli;
 pub mod diag;
 pub mod output;
+pub mod report;
 pub mod scenario;

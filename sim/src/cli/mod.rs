@@ -14,6 +14,7 @@ pub mod exit;
 pub mod kernels;
 pub mod overrides;
 pub mod scenario;
+pub mod sweep;
 
 pub use exit::{CommonError, Exit};
 pub use overrides::Overrides;
