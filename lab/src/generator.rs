@@ -272,15 +272,15 @@ impl Generator {
     fn wait(&mut self) -> u64 {
         let rng = &mut self.rng;
         let ms = match rng.random_range(0..1000) {
-            0..650 => rng.random_range(1..10),
-            650..800 => rng.random_range(10..1200),
-            800..890 => rng.random_range(1200..12_000),
+            0..720 => rng.random_range(1..10),
+            720..850 => rng.random_range(10..1200),
+            850..920 => rng.random_range(1200..12_000),
             // Around the timeouts of CLOSE, SYN_RECV and TIME_WAIT, and the late firing of the timer wheel.
-            890..940 => {
+            920..960 => {
                 *pick(rng, &[10_000, 30_000, 60_000, 120_000]) + rng.random_range(0..3000) - 500
             }
-            940..990 => rng.random_range(12_000..125_000),
-            990..996 => rng.random_range(125_000..320_000),
+            960..993 => rng.random_range(12_000..125_000),
+            993..997 => rng.random_range(125_000..320_000),
             _ => 900_000 + rng.random_range(0..20_000) - 1000,
         };
         ms * 1000 + rng.random_range(0..1000)
@@ -288,7 +288,10 @@ impl Generator {
 
     /// The next thing some conversation would do by itself.
     fn proceed(&mut self) -> Action {
-        self.current = self.rng.random_range(0..self.flows.len());
+        // Mostly go on with the same conversation, or none would ever come to its end.
+        if self.rng.random_bool(0.4) {
+            self.current = self.rng.random_range(0..self.flows.len());
+        }
         let flow = &self.flows[self.current];
         if flow.udp {
             let pod = flow.far.is_some() && self.rng.random_bool(0.5);
