@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result, bail};
@@ -250,7 +250,7 @@ fn perform(step: &Step, devices: &mut Devices, recorder: &mut Recorder) -> Resul
 fn look(recorder: &mut Recorder, listing: &mut String, job: &Job, task: &PacketTask) -> Result<()> {
     let read = |path: &str| -> Result<(Instant, String)> {
         let at = Instant::now();
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+        let text = read_table(path).with_context(|| format!("cannot read {path}"))?;
         Ok((at, text))
     };
     let (at, text) = read("/proc/net/ip_vs_conn")?;
@@ -265,6 +265,20 @@ fn look(recorder: &mut Recorder, listing: &mut String, job: &Job, task: &PacketT
     }
     *listing = text;
     Ok(())
+}
+
+/// Reads a table with as few reads as possible. The kernel finds its place again by counting entries, and listing conntrack
+/// removes the expired ones on the way: a reader that comes in small steps misses live entries behind them.
+fn read_table(path: &str) -> Result<String> {
+    let mut file = File::open(path)?;
+    let mut text = Vec::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(String::from_utf8(text)?),
+            length => text.extend_from_slice(&buffer[..length]),
+        }
+    }
 }
 
 /// Writes `/proc/net/ip_vs` as `ipvsadm -Ln` does, so that no process has to run after every step. The order is the kernel's

@@ -140,6 +140,10 @@ impl Network {
         self.in_node(|_| match end {
             DeadEnd::Unreachable => ip(&format!("route replace unreachable {address}/32")),
             DeadEnd::Blackhole => ip(&format!("route replace blackhole {address}/32")),
+            // A neighbour that does not exist: the bridge floods the frame and everybody ignores it.
+            DeadEnd::Silent => ip(&format!(
+                "neighbour replace {address} lladdr 02:00:00:00:00:{pod:02x} dev cni0 nud permanent"
+            )),
             DeadEnd::Gone => {
                 ip(&format!("link del pod{pod}"))?;
                 ip(&format!("netns del pod{pod}"))

@@ -31,8 +31,10 @@ pub enum ClosesFirst {
 pub enum DeadEnd {
     /// The node has an `unreachable` route: ICMP, as with Calico.
     Unreachable,
-    /// The node has a `blackhole` route: silence.
+    /// The node has a `blackhole` route. IPVS finds no way and answers with ICMP all the same.
     Blackhole,
+    /// Packets leave the node and nothing answers, as in a network that drops them.
+    Silent,
     /// The pod's network namespace is gone from the bridge: nobody answers ARP.
     Gone,
     /// The process is gone and its namespace lives: RST.
@@ -45,6 +47,7 @@ impl DeadEnd {
         match self {
             Self::Unreachable => "unreachable route",
             Self::Blackhole => "blackhole route",
+            Self::Silent => "nothing answers",
             Self::Gone => "namespace deleted",
             Self::Reset => "process gone",
         }
