@@ -228,8 +228,24 @@ impl Generator {
             return step;
         }
         let wait_us = self.wait();
+        // A service that refuses everybody has little to tell: it gets a destination again before long.
+        let starved = self
+            .services
+            .iter()
+            .position(|s| s.destinations.iter().all(|d| d.weight == 0));
+        if let Some(at) = starved
+            && self.rng.random_bool(0.25)
+        {
+            return Step {
+                wait_us,
+                action: self.turn_rules(at),
+            };
+        }
         let action = match self.rng.random_range(0..100) {
-            0..8 => self.turn_rules(),
+            0..8 => {
+                let at = self.rng.random_range(0..self.services.len());
+                self.turn_rules(at)
+            }
             8..11 => Action::Look,
             n if n < 11 + self.config.disturbance => self.disturb(),
             _ => self.proceed(),
@@ -593,9 +609,8 @@ impl Generator {
     }
 
     /// Adds, reweights, drains or deletes a destination. A rollout does it in this order; chance does not.
-    fn turn_rules(&mut self) -> Action {
+    fn turn_rules(&mut self, at: usize) -> Action {
         let top = if self.config.weights { 3 } else { 1 };
-        let at = self.rng.random_range(0..self.services.len());
         let rng = &mut self.rng;
         let service = &mut self.services[at];
         let absent: Vec<usize> = (0..PODS)
