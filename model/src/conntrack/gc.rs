@@ -56,6 +56,16 @@ impl Conntrack {
         self.collector.next_run = Some(due);
     }
 
+    /// Deletes every expired entry, as reading `/proc/net/nf_conntrack` does (`ct_seq_show`).
+    pub fn delete_expired(&mut self, now: Jiffies) {
+        for slot in 0..self.entries.len() as u32 {
+            let entry = &self.entries[slot as usize];
+            if entry.status.has(Status::CONFIRMED) && entry.is_expired(now) {
+                self.delete(slot);
+            }
+        }
+    }
+
     /// When the next scan is due; `None` before the first packet.
     pub fn next_gc(&self) -> Option<Jiffies> {
         self.collector.next_run
