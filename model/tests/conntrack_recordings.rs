@@ -2,8 +2,8 @@
 //!
 //! Each packet that enters the node goes through conntrack; what the node did with it is read from the packet
 //! that leaves right after, so that IPVS itself is not needed here. After every step the table must be the one
-//! the kernel printed: every entry, its tuples, state, flags and remaining seconds (within one second where the
-//! recording does not tell how its clock relates to the ticks). Entries that IPVS deleted are recognised by their
+//! the kernel printed: every entry, its tuples, state, flags and remaining seconds (within a tick; within a second
+//! where the recording does not tell how its clock relates to the ticks). Entries that IPVS deleted are recognised by their
 //! absence, and only where the client's IPVS entry is gone too.
 //!
 //! `RECORDINGS=DIR cargo test -p ipvs-model --test conntrack_recordings` takes those in another directory.
@@ -369,7 +369,9 @@ impl<'a> Node<'a> {
                 }
                 Some(left) => panic!("{seg} entered and {left} left"),
                 None => {
-                    self.pass(entered, &seg, |_, _| false);
+                    // Dropped, or taken by the node itself.
+                    let is_local = seg.tuple.dst.ip == NODE;
+                    self.pass(entered, &seg, |_, _| is_local);
                 }
             }
         }
@@ -383,8 +385,9 @@ impl<'a> Node<'a> {
                 table.alter_reply_source(ct, left.tuple.dst);
                 ipvs_tracks
             });
-            if !tracked && ipvs_tracks {
-                // IPVS re-injects the packet at LOCAL_OUT, where conntrack sees it again, translated.
+            if !tracked {
+                // IPVS re-injects the packet at LOCAL_OUT, where conntrack sees it again, translated
+                // (with vs.conntrack=0 too: what had no entry is not marked as untracked).
                 let mut again = *seg;
                 again.tuple.dst = left.tuple.dst;
                 self.pass((at, &again), left, |_, _| true);
@@ -408,21 +411,26 @@ impl<'a> Node<'a> {
 
     /// Entries of the kernel that the model lacks or has otherwise; the model's surplus comes second.
     fn compare(&self, at: Instant, kernel: &[Line]) -> (Vec<String>, Vec<Line>) {
-        let listing = self.table.listing(self.now(at), ListingStyle::default());
-        let model: Vec<Line> = listing.iter().map(|text| Line::parse(text)).collect();
+        let now = self.now(at);
+        let listing = |tick| -> Vec<Line> {
+            let lines = self.table.listing(tick, ListingStyle::default());
+            lines.iter().map(|text| Line::parse(text)).collect()
+        };
+        // The tick of a listing is known to within one.
+        let (early, model) = (listing(Jiffies(now.0 - 1)), listing(now));
         let mut wrong = self.wrong.clone();
         for line in kernel {
-            let original = line.original();
-            match model.iter().find(|other| other.original() == original) {
-                None => wrong.push(format!("kernel {line:?}\n model  nothing")),
-                Some(other)
-                    if other.tuples != line.tuples
-                        || other.state != line.state
-                        || other.secs.abs_diff(line.secs) > self.recording.tolerance_secs =>
-                {
-                    wrong.push(format!("kernel {line:?}\n model  {other:?}"));
-                }
-                Some(_) => {}
+            let find = |lines: &[Line]| {
+                let same = |other: &&Line| other.original() == line.original();
+                lines.iter().find(same).cloned()
+            };
+            let tolerance = self.recording.tolerance_secs;
+            let agrees = |other: &Line| {
+                (&other.tuples, &other.state) == (&line.tuples, &line.state)
+                    && other.secs.abs_diff(line.secs) <= tolerance
+            };
+            if ![find(&early), find(&model)].iter().flatten().any(agrees) {
+                wrong.push(format!("kernel {line:?}\n model  {:?}", find(&model)));
             }
         }
         let known: BTreeSet<Tuple> = kernel.iter().map(Line::original).collect();
@@ -505,14 +513,14 @@ type Outcome<'a> = (Vec<String>, Vec<Line>, Node<'a>);
 fn run_step<'a>(
     node: &Node<'a>,
     packets: &[Packet],
-    gone: &[Tuple],
+    (gone, going): (&[Tuple], &[Tuple]),
     (at, kernel): (Instant, &[Line]),
 ) -> (Outcome<'a>, bool) {
-    let run = |gone: &[Tuple]| {
+    let run = |deleted: &[Tuple]| {
         let mut node = node.clone();
         if let Some(first) = packets.first() {
             let tick = node.now(first.at);
-            for tuple in gone {
+            for tuple in deleted {
                 node.table.delete_tuple(tick, tuple);
             }
         }
@@ -521,13 +529,24 @@ fn run_step<'a>(
         (wrong, surplus, node)
     };
     let outcome = run(&[]);
-    if outcome.0.is_empty() {
+    let is_right = |(wrong, surplus, _): &Outcome<'_>| {
+        let unexplained = surplus.iter().any(|line| {
+            let tuples = [line.original(), line.reply()];
+            line.secs > 0 && !tuples.iter().any(|tuple| gone.contains(tuple))
+        });
+        wrong.is_empty() && !unexplained
+    };
+    if is_right(&outcome) {
         return (outcome, false);
     }
-    let singles = gone.iter().map(std::slice::from_ref);
-    for tuples in singles.chain([gone]) {
-        let other = run(tuples);
-        if other.0.is_empty() {
+    let mut guesses = vec![gone.to_vec()];
+    guesses.extend(gone.iter().map(|tuple| vec![*tuple]));
+    guesses.extend(going.iter().map(|tuple| vec![*tuple]));
+    guesses.extend(going.iter().map(|tuple| [gone, &[*tuple]].concat()));
+    guesses.push([gone, going].concat());
+    for guess in guesses {
+        let other = run(&guess);
+        if is_right(&other) {
             return (other, true);
         }
     }
@@ -548,23 +567,28 @@ fn replay(recording: &Recording) -> Result<Checked, String> {
         let (now, later) = rest.split_at(count);
         rest = later;
         let ipvs_now = ipvs_entries(ipvs_table);
-        let gone: Vec<Tuple> = ipvs
+        let (gone, left): (Vec<&IpvsEntry>, Vec<&IpvsEntry>) = ipvs
             .iter()
-            .filter(|old| old.expires <= at || !ipvs_now.iter().any(|new| new.is_same(old)))
-            .map(|old| old.tuple)
-            .collect();
+            .partition(|old| !ipvs_now.iter().any(|new| new.is_same(old)));
+        let going = left.into_iter().filter(|old| old.expires <= at);
+        let going: Vec<Tuple> = going.map(|old| old.tuple).collect();
+        let gone: Vec<Tuple> = gone.into_iter().map(|old| old.tuple).collect();
+        let step = (at, &kernel[..]);
         let ((mut wrong, surplus, after), deleted_first) =
-            run_step(&node, now, &gone, (at, &kernel));
+            run_step(&node, now, (&gone, &going), step);
         node = after;
         // A listing that meets an expired entry deletes it and may then miss others.
         let may_omit = any_expired(&listed, &kernel, at);
         let mut omitted_now = BTreeSet::new();
-        for line in surplus.iter().filter(|line| line.secs > 0) {
+        for line in &surplus {
             let original = line.original();
-            if gone.contains(&original) || gone.contains(&line.reply()) {
+            let tuples = [original, line.reply()];
+            if tuples.iter().any(|t| gone.contains(t) || going.contains(t)) {
                 checked.vanished += 1;
                 let tick = node.now(at);
                 node.table.delete_tuple(tick, &original);
+            } else if line.secs == 0 {
+                // About to expire: on one side of the tick or the other.
             } else if may_omit && !omitted.contains(&original) {
                 omitted_now.insert(original);
                 checked.omitted += 1;
