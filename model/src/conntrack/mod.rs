@@ -87,7 +87,7 @@ impl Conntrack {
             sources: TupleIndex::default(),
             serial: 0,
             rover: [0; 2],
-            collector: Collector::default(),
+            collector: Collector::new(clock),
         }
     }
 
