@@ -1,8 +1,14 @@
 //! nf_conntrack and its source-port choice, as pure state machines.
 //!
 //! A packet goes through `incoming` (PRE_ROUTING or LOCAL_OUT), may have its entry altered by IPVS, goes through
-//! `source_nat` (POST_ROUTING) and ends in `confirm`, or in `release` if it was dropped. A packet that the node
-//! itself sends (a RST, say) takes the same way.
+//! `source_nat` (POST_ROUTING) and ends in `confirm`, or in `release` if it was dropped. A packet for the node
+//! itself ends in `confirm` too (LOCAL_IN). A packet that the node sends (a RST, say) takes the same way.
+//!
+//! Two turns of the way are easy to miss; the recordings show both. A packet of the client that came out as
+//! `Untracked`, and that IPVS sends on, is re-injected at LOCAL_OUT without an entry: it goes through `incoming` a
+//! second time, translated, and may make an entry of its own from client to real server or continue one from
+//! real server to client. With `vs.conntrack`=0 a packet that has an entry loses it (`release`) and is not looked
+//! at again, neither by conntrack nor by NAT; one without an entry is re-tracked all the same.
 //!
 //! Faithful to: `nf_conntrack_in`, `resolve_normal_ct`, `__nf_conntrack_confirm`, `nf_conntrack_find_get`,
 //! `nf_nat_setup_info`, 3.10 to 6.12, behind the gates of `kernel.rs`.
