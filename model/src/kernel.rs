@@ -162,9 +162,9 @@ gates! {
     /// Only a RST from the side that did not send the ignored SYN counts as its answer.
     RstAnswersOther "rst-answers-other"
         since None, backports [v(6, 1, 192), v(6, 12, 117)], el7 false, "read in 6.1.192, 6.12.117; absent in 5.18 and a 6.1x fork; exact releases unknown";
-    /// Source NAT leaves a UDP collision with an untranslated entry of the opposite direction to the insertion.
+    /// A datagram merges with the entry it clashes with only if that is the same flow (before: if NAT never saw that); source NAT knows the reversed case.
     NatReverseClash "nat-reverse-clash"
-        since Some(v(6, 12, 0)), backports [], el7 false, "d8f84a9bc7c4; read in 6.12.117, absent in 6.1.192";
+        since Some(v(6, 12, 0)), backports [], el7 false, "a4e6a1031e77, d8f84a9bc7c4; read in 6.12.117, absent in 6.1.192; lab";
     /// connect() starts its port search at an even port.
     ConnectEven "connect-even"
         since Some(v(4, 2, 0)), backports [], el7 true, "07f4c90062f8";
@@ -203,6 +203,18 @@ gates! {
     /// Timestamps start at a random offset instead of at the kernel's own clock.
     TsOffsetRandom "ts-offset-random"
         since Some(v(4, 11, 0)), backports [], el7 false, "read in 4.9.115 (absent), 4.19.0; release from memory";
+    /// An inexact RST for a half-open request is challenged instead of killing it.
+    RequestResetExact "request-reset-exact"
+        since None, backports [v(6, 1, 192), v(6, 12, 117)], el7 false, "read in 6.1.192, 6.12.117; mainline release unknown";
+    /// An ICMP error takes from the machine's allowance a random 0 to 2 (before 6.12: one more than that).
+    IcmpRandomCredit "icmp-random-credit"
+        since Some(v(5, 10, 0)), backports [], el7 false, "b38e7819cae9; release from memory, taken over by stables not listed here";
+    /// An ICMP error that the limit per peer suppresses costs nothing of the machine's allowance.
+    IcmpPeerFirst "icmp-peer-first"
+        since Some(v(6, 12, 0)), backports [v(6, 1, 192)], el7 false, "8c2bd38b95f7; read in 6.12.117, 6.1.192; release from memory";
+    /// An ICMP error that a node sends at once to a client on the same machine finds connect() done, and ends it.
+    IcmpAfterConnect "icmp-after-connect"
+        since Some(v(6, 1, 0)), backports [], el7 false, "seen: absent in the 5.7.14 recording, present in 6.1.192 and 6.12.117; cause and release unknown";
     /// ip_local_port_range ends at 60999 instead of 61000.
     PortRange60999 "port-range-60999"
         since Some(v(4, 2, 0)), backports [], el7 true, "read in 4.1 (absent), 4.4; el7 from memory";

@@ -7,6 +7,7 @@
 
 pub mod conntrack;
 pub mod dataplane;
+pub mod icmp;
 pub mod index;
 pub mod ipvs;
 pub mod kernel;

@@ -9,6 +9,7 @@
 
 pub mod bitmap;
 pub mod client;
+pub mod deadend;
 mod input;
 pub mod ports;
 pub mod rule;
@@ -20,3 +21,6 @@ pub mod state;
 mod testing;
 mod timer;
 pub mod timewait;
+
+#[cfg(test)]
+mod tests;
