@@ -71,26 +71,38 @@ fn compare(capture: &Capture) -> Result<(Option<Setup>, Option<Clock>, Report), 
     Ok((Some(setup), Some(clock), report))
 }
 
-/// Runs with one grid of ticks after the other until what was seen of timers agrees with it, and with or without
-/// a nat table, which no capture mentions.
+/// Fits what no capture mentions: whether the node has a nat table, and whether anything tracks connections.
 fn fit(capture: &Capture, setup: &mut Setup) -> Result<(Clock, Report), ReadError> {
     let mut best = fit_grid(capture, setup)?;
-    if best.1.divergence_count() > 0 {
-        let mut other = setup.clone();
-        other.nat = !setup.nat;
+    // What the node has besides IPVS, no capture says: only if it does not fit, others are tried.
+    let variants = [(false, true), (true, false), (false, false)];
+    for (nat, tracking) in variants {
+        if best.1.divergence_count() == 0 {
+            break;
+        }
+        let other = Setup {
+            nat,
+            tracking,
+            ..setup.clone()
+        };
         let found = fit_grid(capture, &other)?;
         if found.1.divergence_count() < best.1.divergence_count() {
             *setup = other;
             best = found;
-            best.1.notes.push(
-                "this node has no nat table: where source ports collide it drops instead of choosing others"
-                    .to_owned(),
-            );
         }
+    }
+    if !setup.nat {
+        let note = "this node has no nat table: where source ports collide it drops instead of choosing others";
+        best.1.notes.push(note.to_owned());
+    }
+    if !setup.tracking {
+        let note = "nothing on this node asks for conntrack: packets are not tracked";
+        best.1.notes.push(note.to_owned());
     }
     Ok(best)
 }
 
+/// Runs with one grid of ticks after the other until what was seen of timers agrees with it.
 fn fit_grid(capture: &Capture, setup: &Setup) -> Result<(Clock, Report), ReadError> {
     let era = setup.behaviours.timer_era();
     let mut clock = phase::first_guess(setup.hz, era, setup.uptime);

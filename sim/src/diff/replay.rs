@@ -108,6 +108,10 @@ enum Match {
     Unknown(&'static str),
 }
 
+/// Why nothing is said of entries that come and go in a full table.
+pub(super) const WHICH_EVICTED: &str =
+    "conntrack table full: which entry gives way is its hash's choice";
+
 /// One run of the model beside a capture.
 pub(super) struct Replay<'a> {
     pub setup: &'a Setup,
@@ -120,6 +124,10 @@ pub(super) struct Replay<'a> {
     /// Addresses that are or were real servers.
     pub servers: BTreeSet<Endpoint>,
     vips: BTreeSet<Ipv4Addr>,
+    /// Other addresses of the node, as masquerading shows them.
+    own: BTreeSet<Ipv4Addr>,
+    /// The conntrack table was full since it was listed.
+    pub full: bool,
     /// Clients' tuples whose conntrack or IPVS entry was taken from a listing: not all of it is known.
     pub adopted: BTreeSet<Tuple>,
     /// Clients' tuples that diverged since the last listing of each table: what follows is not a new fault.
@@ -151,6 +159,8 @@ impl<'a> Replay<'a> {
             told: Vec::new(),
             servers: BTreeSet::new(),
             vips: BTreeSet::new(),
+            own: BTreeSet::new(),
+            full: false,
             adopted: BTreeSet::new(),
             spoilt: [BTreeSet::new(), BTreeSet::new()],
             schedulers: BTreeMap::new(),
@@ -246,15 +256,32 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         let servers = &self.servers;
-        let seen = ahead.exit_of(packet, &segment, inward, |end| servers.contains(&end))?;
+        let local = inward || self.own.contains(&dst.ip);
+        let seen = ahead.exit_of(packet, &segment, (inward, local), |end| {
+            servers.contains(&end)
+        })?;
+        self.note_own_address(&segment, inward, seen);
         let decision = self.decide(&segment, inward, seen);
         self.judge(event, &segment, inward, &decision, seen);
         Ok(())
     }
 
+    /// An address with which the node masquerades is its own: what comes back to it and belongs to no connection
+    /// is the node's to answer.
+    fn note_own_address(&mut self, segment: &Segment, inward: bool, seen: Seen) {
+        if let Seen::Left(left) = seen
+            && inward
+            && left.tuple.src.ip != segment.tuple.src.ip
+            && self.own.insert(left.tuple.src.ip)
+        {
+            self.node.add_local(left.tuple.src.ip);
+        }
+    }
+
     /// Runs the model. Where it is in doubt about something that no capture shows, what the node did decides.
     fn decide(&mut self, segment: &Segment, inward: bool, seen: Seen) -> Decision {
         self.node.advance(self.now);
+        self.full |= self.node.ct.count() >= self.setup.sysctls.ct.max;
         let doubt = self.doubt(segment, inward);
         let before = doubt.map(|_| (self.node.clone(), self.schedulers.clone()));
         let found = self.entry_of(segment, inward);
@@ -312,6 +339,12 @@ impl<'a> Replay<'a> {
                 }
                 decision
             }
+            (Rule::Conntrack(CtRule::TableFull), Verdict::Drop, _) if seen != Seen::Nothing => {
+                self.make_room();
+                let again = self.run_packet(segment, inward, seen);
+                self.report.not_checked(WHICH_EVICTED);
+                again
+            }
             (_, Verdict::Forward(out), Seen::Nothing)
                 if made_entry(decision.ct) && self.lapsed_lately(&out.tuple) =>
             {
@@ -325,6 +358,29 @@ impl<'a> Replay<'a> {
                 }
             }
             _ => decision,
+        }
+    }
+
+    /// Frees a place in the conntrack table: which entry a full table gives up is its hash's choice.
+    fn make_room(&mut self) {
+        let now = self.jiffies();
+        let expired = self.node.ct.iter().filter(|(_, e)| e.is_expired(now));
+        let expired = expired.map(|(_, entry)| entry.orig).collect::<Vec<_>>();
+        for tuple in &expired {
+            // Looking an expired entry up deletes it.
+            self.node.ct.find(now, tuple);
+        }
+        if expired.is_empty() {
+            let unassured = |e: &ipvs_model::conntrack::CtEntry| !e.status.has(Status::ASSURED);
+            let victim = self
+                .node
+                .ct
+                .iter()
+                .find(|(_, e)| unassured(e))
+                .map(|(_, e)| e.orig);
+            if let Some(tuple) = victim {
+                self.node.ct.delete_tuple(now, &tuple);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use ipvs_model::segment::{Endpoint, Proto, Tuple};
 
 use super::ahead::Ahead;
 use super::phase::Evidence;
-use super::replay::{Doubt, Replay};
+use super::replay::{Doubt, Replay, WHICH_EVICTED};
 use super::report::Class;
 use crate::capture::{
     ConntrackChange, ConntrackEvent, ConntrackLine, Event, IpvsConnLine, ReadError, Table,
@@ -360,6 +360,7 @@ impl Replay<'_> {
             }
         }
         self.note_tracked();
+        self.full = self.node.ct.count() >= self.setup.sysctls.ct.max;
         self.spoilt[CT].clear();
         self.take_over[CT] = false;
         self.listed[CT] = true;
@@ -467,6 +468,9 @@ impl Replay<'_> {
             return Ok(Some(
                 "conntrack entry of a connection older than the capture",
             ));
+        }
+        if self.full {
+            return Ok(Some(WHICH_EVICTED));
         }
         if self.spoilt[CT].contains(&tuple) {
             return Ok(Some("entry that a divergence above has changed"));
