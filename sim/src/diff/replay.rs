@@ -108,6 +108,9 @@ enum Match {
     Unknown(&'static str),
 }
 
+/// Why nothing is said of a clash with an entry that has expired.
+pub(super) const COLLECTED: &str =
+    "expired conntrack entry that the collector may or may not have taken";
 /// Why nothing is said of entries that come and go in a full table.
 pub(super) const WHICH_EVICTED: &str =
     "conntrack table full: which entry gives way is its hash's choice";
@@ -325,7 +328,7 @@ impl<'a> Replay<'a> {
         decision: Decision,
     ) -> Decision {
         let now = self.jiffies();
-        let why = "expired conntrack entry that the collector may or may not have taken";
+        let why = COLLECTED;
         match (decision.rule, decision.verdict, seen) {
             (Rule::Conntrack(CtRule::Clash), Verdict::Drop, Seen::Left(left)) => {
                 for tuple in [segment.tuple, left.tuple, left.tuple.reversed()] {
@@ -386,7 +389,7 @@ impl<'a> Replay<'a> {
 
     /// Whether a conntrack entry that owned the tuple, in either direction, has expired less than a collector's
     /// round ago.
-    fn lapsed_lately(&self, tuple: &Tuple) -> bool {
+    pub(super) fn lapsed_lately(&self, tuple: &Tuple) -> bool {
         [*tuple, tuple.reversed()].iter().any(|tuple| {
             self.tracked.get(tuple).is_some_and(|deadline| {
                 *deadline <= self.jiffies()
