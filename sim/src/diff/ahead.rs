@@ -145,6 +145,13 @@ impl Ahead {
             if seen != Seen::Nothing {
                 fitting += 1;
                 first = first.or(Some((packet.number, packet.at, seen)));
+                let only = match seen {
+                    Seen::Icmp(_) => of_tuple == 1,
+                    _ => copies == 1,
+                };
+                if only {
+                    break;
+                }
             } else if first.is_none() && packet.ttl == entered.ttl {
                 let other = match &packet.content {
                     Content::Segment { segment, .. } => Some(segment),

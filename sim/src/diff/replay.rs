@@ -22,6 +22,8 @@ use crate::capture::{Body, Content, Event, Packet, ReadError, Stamp};
 const HISTORY: usize = 512;
 /// Of them, shown for one tuple.
 const SHOWN_BEFORE: usize = 6;
+/// Packets between two rounds of forgetting.
+const FORGET_EVERY: u64 = 65_536;
 /// Observations of timers that are kept for finding the node's tick grid.
 const EVIDENCE_MAX: usize = 20_000;
 
@@ -94,10 +96,12 @@ impl TryRng for Drawn {
 }
 
 /// One packet of the recent past.
+#[derive(Clone, Copy)]
 struct Past {
     at: Stamp,
     client: Endpoint,
-    text: String,
+    segment: Segment,
+    seen: Seen,
     rule: Rule,
 }
 
@@ -145,6 +149,8 @@ pub(super) struct Replay<'a> {
     pub foreign: BTreeSet<Endpoint>,
     /// Tuples of conntrack entries, in both directions, with their deadlines.
     tracked: BTreeMap<Tuple, Jiffies>,
+    /// How often each rule decided.
+    rules: BTreeMap<Rule, u64>,
     past: VecDeque<Past>,
     origin: Stamp,
     now: Instant,
@@ -171,6 +177,7 @@ impl<'a> Replay<'a> {
             take_over: [false; 2],
             foreign: BTreeSet::new(),
             tracked: BTreeMap::new(),
+            rules: BTreeMap::new(),
             past: VecDeque::new(),
             origin: setup.origin,
             now: Instant::ZERO,
@@ -190,6 +197,11 @@ impl<'a> Replay<'a> {
                 Body::Pods(_) | Body::Endpoints(_) => {}
             }
         }
+        let rules = self
+            .rules
+            .iter()
+            .map(|(rule, count)| (format!("{rule:?}"), *count));
+        self.report.rules = rules.collect();
         Ok(())
     }
 
@@ -208,7 +220,7 @@ impl<'a> Replay<'a> {
             self.take_over = [true; 2];
             self.report.not_checked("time across a clock that was set");
         }
-        self.now = self.now.max(event.at.from_origin(self.origin));
+        self.now = self.now.max(event.at.after(self.origin));
     }
 
     pub(super) fn learn(&mut self, evidence: Evidence) {
@@ -229,6 +241,9 @@ impl<'a> Replay<'a> {
         ahead: &mut Ahead,
     ) -> Result<(), ReadError> {
         self.report.packets += 1;
+        if self.report.packets.is_multiple_of(FORGET_EVERY) {
+            self.forget_dead();
+        }
         let segment = match &packet.content {
             Content::Segment { segment, .. } => *segment,
             Content::Icmp { .. } => {
@@ -267,6 +282,17 @@ impl<'a> Replay<'a> {
         let decision = self.decide(&segment, inward, seen);
         self.judge(event, &segment, inward, &decision, seen);
         Ok(())
+    }
+
+    /// Lets go of what is remembered of entries that are long dead, so that memory follows the table and not the
+    /// capture's length.
+    fn forget_dead(&mut self) {
+        let now = self.jiffies();
+        let clock = self.clock;
+        self.armed
+            .retain(|_, armed| armed.expires + clock.lateness_max(armed.ticks) + 1 >= now);
+        let recent = self.now - Span::from_secs(60);
+        self.told.retain(|told| told.at >= recent);
     }
 
     /// An address with which the node masquerades is its own: what comes back to it and belongs to no connection
@@ -542,17 +568,17 @@ impl<'a> Replay<'a> {
         };
         let outcome = compare(decision, seen);
         let rule = decision.rule;
-        *self.report.rules.entry(format!("{rule:?}")).or_default() += 1;
+        *self.rules.entry(rule).or_default() += 1;
         match outcome {
             Match::Yes => self.report.verdicts += 1,
             Match::Unknown(why) => self.report.not_checked(why),
             Match::No(class) => self.disagree(event, segment, client, decision, seen, class),
         }
-        let text = format!("{segment}: {}", seen_text(seen));
         self.past.push_back(Past {
             at: event.at,
             client,
-            text,
+            segment: *segment,
+            seen,
             rule,
         });
         if self.past.len() > HISTORY {
@@ -628,7 +654,7 @@ impl<'a> Replay<'a> {
         let mut before = mine
             .rev()
             .take(SHOWN_BEFORE)
-            .map(|past| format!("{}  {}", past.at, past.text))
+            .map(|past| format!("{}  {}: {}", past.at, past.segment, seen_text(past.seen)))
             .collect::<Vec<_>>();
         before.reverse();
         self.report.diverged(Divergence {
@@ -679,10 +705,14 @@ impl Replay<'_> {
         let (tuple, armed) = if inward {
             (segment.tuple, *self.armed.get(&segment.tuple)?)
         } else {
-            let mine = |(tuple, armed): &(&Tuple, &Armed)| {
-                tuple.src == segment.tuple.dst && armed.dest == segment.tuple.src
+            let client = Tuple {
+                proto: segment.tuple.proto,
+                src: segment.tuple.dst,
+                dst: Endpoint::new(Ipv4Addr::UNSPECIFIED, 0),
             };
-            let (tuple, armed) = self.armed.iter().find(mine)?;
+            let of_client = self.armed.range(client..);
+            let mut of_client = of_client.take_while(|(tuple, _)| tuple.src == client.src);
+            let (tuple, armed) = of_client.find(|(_, armed)| armed.dest == segment.tuple.src)?;
             (*tuple, *armed)
         };
         self.may_live(&armed).then_some(Doubt {
