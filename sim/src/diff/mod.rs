@@ -16,6 +16,8 @@ mod trajectory;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod scenes;
+#[cfg(test)]
 mod tests;
 
 pub use report::{Class, Divergence, Explanation, Finding, Report};
@@ -23,13 +25,16 @@ pub use report::{Class, Divergence, Explanation, Finding, Report};
 use ipvs_model::kernel::GATES;
 use ipvs_model::time::{Clock, Span};
 
-use crate::capture::{Capture, ReadError};
+use crate::capture::{Capture, ReadError, Stamp, Vantage};
 use ahead::Ahead;
 use replay::Replay;
 use setup::Setup;
 
 /// Runs at most so often to find where the node's timer ticks lie.
 const PASSES_MAX: u32 = 12;
+
+/// Divergences, the first ones, for which an explanation is searched.
+const EXPLAINED_MAX: usize = 20;
 
 /// Compares a capture with the model.
 ///
@@ -65,6 +70,14 @@ fn compare(capture: &Capture) -> Result<(Option<Setup>, Option<Clock>, Report), 
                     .to_owned(),
             );
         }
+        return Ok((None, None, report));
+    }
+    if capture.manifest.vantage != Vantage::Node {
+        let mut report = Report::default();
+        report.scope.push(
+            "packets seen at a client or in a pod: what the node did with them cannot be told, nothing was compared"
+                .to_owned(),
+        );
         return Ok((None, None, report));
     }
     let (clock, report) = fit(capture, &mut setup)?;
@@ -142,57 +155,110 @@ fn fit_grid(capture: &Capture, setup: &Setup) -> Result<(Clock, Report), ReadErr
     Ok((clock, report))
 }
 
+/// One run of the model beside the capture, up to `until`.
+fn run_until(
+    capture: &Capture,
+    setup: &Setup,
+    clock: Clock,
+    until: Option<Stamp>,
+) -> Result<(Report, Vec<phase::Evidence>), ReadError> {
+    let mut ahead = Ahead::new(capture.events()?);
+    let mut replay = Replay::new(setup, clock);
+    replay.run(&mut ahead, until)?;
+    let mut report = replay.report;
+    report.skipped = ahead.events().skipped();
+    if report.packets > 0 {
+        report.notes.push(format!(
+            "a packet took at most {} µs through the node",
+            ahead.transit_max.0 / 1_000
+        ));
+    }
+    Ok((report, replay.evidence))
+}
+
 fn run(
     capture: &Capture,
     setup: &Setup,
     clock: Clock,
 ) -> Result<(Report, Vec<phase::Evidence>), ReadError> {
-    let mut ahead = Ahead::new(capture.events()?);
-    let mut replay = Replay::new(setup, clock);
-    replay.run(&mut ahead)?;
-    let mut report = replay.report;
-    report.skipped = ahead.events().skipped();
-    report.notes.push(format!(
-        "a packet took at most {} µs through the node",
-        ahead.transit_max.0 / 1_000
-    ));
-    Ok((report, replay.evidence))
+    run_until(capture, setup, clock, None)
 }
 
-/// Runs again with each behaviour of the kernel and each setting of IPVS changed: which change leaves fewer
-/// divergences?
+/// A node that differs from the manifest in one behaviour of its kernel or one setting, with that in words.
+fn variants(setup: &Setup) -> Vec<(String, Setup)> {
+    let mut all = Vec::new();
+    for row in GATES {
+        let has = setup.behaviours.has(row.gate);
+        let mut other = setup.clone();
+        other.behaviours = setup.behaviours.with(row.gate, !has);
+        let verb = if has { "without" } else { "with" };
+        let text = format!(
+            "this node behaves like one {verb} `{}` ({}): {}",
+            row.name,
+            row.source,
+            row.summary.trim()
+        );
+        all.push((text, other));
+    }
+    let vs = &setup.sysctls.vs;
+    let settings = [
+        ("conn_reuse_mode", u8::from(vs.conn_reuse_mode == 0)),
+        ("expire_nodest_conn", u8::from(!vs.expire_nodest_conn)),
+        ("conntrack", u8::from(!vs.conntrack)),
+        (
+            "expire_quiescent_template",
+            u8::from(!vs.expire_quiescent_template),
+        ),
+        ("sloppy_tcp", u8::from(!vs.sloppy_tcp)),
+        ("secure_tcp", if vs.secure_tcp == 3 { 0 } else { 3 }),
+    ];
+    for (name, value) in settings {
+        let mut other = setup.clone();
+        let key = format!("net.ipv4.vs.{name}");
+        if other.sysctls.set(&key, &value.to_string()) == Ok(true) {
+            all.push((format!("this node behaves as if {key} were {value}"), other));
+        }
+    }
+    all
+}
+
+/// Runs again with each behaviour of the kernel and each setting of IPVS changed: which change leaves fewer of
+/// the first divergences?
 fn explain(
     capture: &Capture,
     setup: &Setup,
     clock: Clock,
     report: &mut Report,
 ) -> Result<(), ReadError> {
-    let total = report.divergence_count();
-    let first = report
+    let Some(first) = report
         .divergences
         .first()
-        .map(|d| (d.at, d.subject.clone()));
+        .map(|d| (d.at, d.subject.clone()))
+    else {
+        return Ok(());
+    };
+    let until = report
+        .divergences
+        .iter()
+        .take(EXPLAINED_MAX)
+        .last()
+        .map(|d| d.at);
+    let total = run_until(capture, setup, clock, until)?
+        .0
+        .divergence_count();
     let mut found = Vec::new();
-    for row in GATES {
-        let has = setup.behaviours.has(row.gate);
-        let mut other = setup.clone();
-        other.behaviours = setup.behaviours.with(row.gate, !has);
-        let (with, _) = run(capture, &other, clock)?;
+    for (text, other) in variants(setup) {
+        let (with, _) = run_until(capture, &other, clock, until)?;
         let left = with.divergence_count();
         if left < total {
-            let verb = if has { "without" } else { "with" };
             let still = with
                 .divergences
                 .iter()
-                .any(|d| Some((d.at, d.subject.clone())) == first);
+                .any(|d| (d.at, &d.subject) == (first.0, &first.1));
             found.push(Explanation {
-                text: format!(
-                    "this node behaves like one {verb} `{}` ({}): {}",
-                    row.name,
-                    row.source,
-                    row.summary.trim()
-                ),
+                text,
                 left,
+                of: total,
                 explains_first: !still,
             });
         }

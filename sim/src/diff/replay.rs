@@ -184,9 +184,12 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Takes the capture from its beginning to its end.
-    pub(super) fn run(&mut self, ahead: &mut Ahead) -> Result<(), ReadError> {
+    /// Takes the capture from its beginning to its end, or to a moment.
+    pub(super) fn run(&mut self, ahead: &mut Ahead, until: Option<Stamp>) -> Result<(), ReadError> {
         while let Some(event) = ahead.next()? {
+            if until.is_some_and(|until| event.at > until) {
+                break;
+            }
             self.tell_time(&event);
             match &event.body {
                 Body::Packet(packet) => self.packet(&event, packet, ahead)?,
@@ -262,8 +265,15 @@ impl<'a> Replay<'a> {
                 .not_checked("packet of a service that is not modelled");
             return Ok(());
         }
-        let inward = self.vips.contains(&dst.ip);
+        // A reply to a masqueraded connection is addressed to the node, which may be the virtual address too.
         let outward = self.servers.contains(&src);
+        let key = ServiceKey {
+            proto: segment.tuple.proto,
+            addr: dst,
+        };
+        let to_service = self.node.ipvs.service(key).is_some();
+        let to_node = self.vips.contains(&dst.ip) || self.own.contains(&dst.ip);
+        let inward = to_service || to_node && !outward;
         if !inward && !outward {
             let ours = self.vips.contains(&src.ip) || self.servers.contains(&dst);
             self.report.not_checked(if ours {
@@ -274,8 +284,7 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         let servers = &self.servers;
-        let local = inward || self.own.contains(&dst.ip);
-        let seen = ahead.exit_of(packet, &segment, (inward, local), |end| {
+        let seen = ahead.exit_of(packet, &segment, (inward, to_node), |end| {
             servers.contains(&end)
         })?;
         self.note_own_address(&segment, inward, seen);
@@ -600,6 +609,9 @@ impl<'a> Replay<'a> {
             self.report.not_checked(
                 "packet of a connection older than the capture, or taken from a listing",
             );
+        } else if self.setup.rules_in_doubt(event.at, &tuple) {
+            self.report
+                .not_checked("packet between two listings of rules that differ for its service");
         } else if self.spoilt.iter().any(|spoilt| spoilt.contains(&tuple)) {
             self.report.not_checked(
                 "packet after a divergence of its connection, before the next listing",
