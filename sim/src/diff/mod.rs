@@ -237,12 +237,8 @@ fn explain(
     else {
         return Ok(());
     };
-    let until = report
-        .divergences
-        .iter()
-        .take(EXPLAINED_MAX)
-        .last()
-        .map(|d| d.at);
+    let last = report.divergences.len().min(EXPLAINED_MAX) - 1;
+    let until = Some(report.divergences[last].at);
     let total = run_until(capture, setup, clock, until)?
         .0
         .divergence_count();

@@ -767,9 +767,6 @@ fn compare(decision: &Decision, seen: Seen) -> Match {
     match (&decision.verdict, seen) {
         (_, Seen::TooEarly) => Match::Unknown("packet at the end of the capture"),
         (Verdict::Forward(out), Seen::Left(left)) if out.tuple == left.tuple => Match::Yes,
-        (Verdict::Forward(out), Seen::Left(left)) if out.tuple.dst == left.tuple.dst => {
-            Match::Unknown("source address and port chosen by NAT on the node")
-        }
         (Verdict::Local { answer: None } | Verdict::Drop, Seen::Nothing) => Match::Yes,
         (
             Verdict::Local {
