@@ -1,3 +1,8 @@
 //! The simulator: scenarios, engine, experiments and reports on top of `ipvs_model`.
 pub mod engine;
 pub mod outcome;
+
+pub mod cli;
+pub mod diag;
+pub mod output;
+pub mod scenario;

@@ -1,3 +1,7 @@
 //! The `sim` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(ipvs_sim::cli::main(std::env::args_os()))
+}

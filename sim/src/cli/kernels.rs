@@ -1,0 +1,222 @@
+//! `sim kernels`: what the model knows of kernels.
+
+use comfy_table::{ContentArrangement, Table};
+use ipvs_model::kernel::{Answer, Behaviours, Flavour, GATES, GateRow, Kernel, Version};
+use ipvs_model::time::{Clock, Span, TimerEra};
+use serde_json::{Value as Json, json};
+
+use super::{CommonError, Exit, Format};
+use crate::output;
+
+/// Arguments of `sim kernels`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A release as `uname -r` prints it; without one, the table of all behaviours.
+    release: Option<String>,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// Runs `sim kernels`.
+///
+/// # Errors
+/// If the release cannot be parsed or the output not be written.
+pub fn run(args: Args) -> Result<u8, CommonError> {
+    let text = match &args.release {
+        None => match args.format {
+            Format::Text => table_text(),
+            Format::Json => format!("{:#}\n", Json::Array(GATES.iter().map(row_json).collect())),
+        },
+        Some(release) => {
+            let kernel = release
+                .parse::<Kernel>()
+                .map_err(|error| CommonError::Usage(error.to_string()))?;
+            match args.format {
+                Format::Text => kernel_text(&kernel),
+                Format::Json => format!("{:#}\n", kernel_json(&kernel)),
+            }
+        }
+    };
+    output::write(None, text.as_bytes())?;
+    Ok(Exit::OK)
+}
+
+fn since_text(row: &GateRow) -> String {
+    row.since
+        .map_or_else(|| "stable only".to_owned(), |since| since.to_string())
+}
+
+fn ports_text(row: &GateRow) -> String {
+    let ports = row
+        .backports
+        .iter()
+        .map(Version::to_string)
+        .collect::<Vec<_>>();
+    ports.join(" ")
+}
+
+fn table_text() -> String {
+    let mut table = Table::new();
+    table
+        .load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header([
+            "behaviour",
+            "since",
+            "stable from",
+            "el7",
+            "what it is",
+            "source",
+        ]);
+    if table.width().is_none() {
+        table.set_width(160);
+    }
+    for row in GATES {
+        table.add_row([
+            row.name.to_owned(),
+            since_text(row),
+            ports_text(row),
+            if row.el7 { "yes" } else { "" }.to_owned(),
+            row.summary.trim().to_owned(),
+            row.source.to_owned(),
+        ]);
+    }
+    format!(
+        "{table}\n\n\"stable from\": long-term branches that took it over, each with its first patch level. el7: RHEL and CentOS 7, \
+         3.10.0-1160.\nOverride any of them with [node.kernel_gates]. `sim kernels RELEASE` tells about one release.\n"
+    )
+}
+
+fn row_json(row: &GateRow) -> Json {
+    json!({
+        "name": row.name,
+        "summary": row.summary.trim(),
+        "since": row.since.map(|v| v.to_string()),
+        "backports": row.backports.iter().map(Version::to_string).collect::<Vec<_>>(),
+        "el7": row.el7,
+        "source": row.source,
+    })
+}
+
+/// What an era means for a reused port, with kube-proxy's expire_nodest_conn=1. Facts 1.6.1.
+fn era_text(era: &str) -> &'static str {
+    match era {
+        "A" => {
+            "a SYN on an entry of a weight-0 real server is rescheduled; there is no conn_reuse_mode"
+        }
+        "B" => "mode 0 keeps every reused port on its old real server; mode 1 reschedules at once",
+        "C" => {
+            "mode 0 keeps every reused port on its old real server; mode 1 drops the first SYN (1 s)"
+        }
+        "C+F" => "weight 0 is looked at in every mode, at the price of the first SYN (1 s)",
+        "D" | "E" => {
+            "mode 0 keeps every reused port on its old real server; mode 1 reschedules, mostly at once"
+        }
+        _ => "weight 0 is looked at in every mode; the SYN is rescheduled, mostly at once",
+    }
+}
+
+fn flavour_text(flavour: Flavour) -> &'static str {
+    match flavour {
+        Flavour::Vanilla => "kernel.org: its patch level says everything",
+        Flavour::El7 => "RHEL or CentOS 7: known as a whole",
+        Flavour::HiddenPatch => "a distribution's: the stable patch level is hidden",
+        Flavour::Vendor => "a vendor's: it may carry patches of its own",
+    }
+}
+
+/// Per HZ, how much later than its deadline a timer of 60 and of 120 s fires at most, in milliseconds.
+fn lateness(behaviours: Behaviours) -> Vec<(u32, u64, u64)> {
+    let one = |hz: u32| {
+        let clock = Clock::new(hz, behaviours.timer_era(), Span::ZERO);
+        let ms = |secs| clock.lateness_max(clock.ticks(secs)) * 1000 / u64::from(hz);
+        (hz, ms(60), ms(120))
+    };
+    [100, 250, 300, 1000].into_iter().map(one).collect()
+}
+
+fn kernel_text(kernel: &Kernel) -> String {
+    let behaviours = kernel.behaviours();
+    let (absent, present) = (
+        behaviours.reuse_era(),
+        kernel.behaviours_assuming(true).reuse_era(),
+    );
+    let mut out = format!(
+        "kernel {kernel}: built on {}; {}\n",
+        kernel.version,
+        flavour_text(kernel.flavour)
+    );
+    out.push_str(&format!("port reuse, era {absent}: {}\n", era_text(absent)));
+    if absent != present {
+        out.push_str(&format!(
+            "  or, with every unknown fix present, era {present}: {}\n",
+            era_text(present)
+        ));
+    }
+    match behaviours.timer_era() {
+        TimerEra::Slack => out.push_str("timers: up to 1/256 of their length late (before 4.8)\n"),
+        TimerEra::Wheel => {
+            out.push_str("timers fire late by at most:");
+            for (hz, sixty, twice) in lateness(behaviours) {
+                out.push_str(&format!(
+                    "  HZ {hz}: {sixty} ms of 60 s, {twice} ms of 120 s;"
+                ));
+            }
+            out.pop();
+            out.push('\n');
+        }
+    }
+    for (answer, title) in [
+        (Answer::Yes, "it has"),
+        (
+            Answer::Unknown,
+            "its release does not tell (counted as absent unless a scenario says otherwise)",
+        ),
+        (Answer::No, "it has not"),
+    ] {
+        let rows = GATES
+            .iter()
+            .filter(|row| kernel.answer(row.gate) == answer)
+            .collect::<Vec<_>>();
+        if !rows.is_empty() {
+            out.push_str(&format!("\n{title}:\n"));
+        }
+        for row in rows {
+            out.push_str(&format!("  {:<28} {}\n", row.name, row.summary.trim()));
+        }
+    }
+    out
+}
+
+fn kernel_json(kernel: &Kernel) -> Json {
+    let behaviours = kernel.behaviours();
+    let gates = GATES.iter().map(|row| {
+        let answer = match kernel.answer(row.gate) {
+            Answer::Yes => "yes",
+            Answer::No => "no",
+            Answer::Unknown => "unknown",
+        };
+        (row.name.to_owned(), Json::from(answer))
+    });
+    let late = lateness(behaviours).into_iter().map(
+        |(hz, sixty, twice)| json!({ "hz": hz, "late_ms_of_60s": sixty, "late_ms_of_120s": twice }),
+    );
+    json!({
+        "release": kernel.release,
+        "version": kernel.version.to_string(),
+        "flavour": flavour_text(kernel.flavour),
+        "reuse_era": behaviours.reuse_era(),
+        "reuse_era_if_backported": kernel.behaviours_assuming(true).reuse_era(),
+        "reuse": era_text(behaviours.reuse_era()),
+        "timers": match behaviours.timer_era() {
+            TimerEra::Slack => Json::from("slack"),
+            TimerEra::Wheel => Json::from("wheel"),
+        },
+        "lateness": match behaviours.timer_era() {
+            TimerEra::Slack => Json::Null,
+            TimerEra::Wheel => Json::Array(late.collect()),
+        },
+        "behaviours": gates.collect::<serde_json::Map<_, _>>(),
+    })
+}

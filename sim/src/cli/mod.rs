@@ -1,0 +1,136 @@
+//! The command line: one file a subcommand, arguments in, one call, one report out.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::diag::Diagnostics;
+use crate::scenario::overrides::SHORTCUTS;
+use crate::scenario::{Document, Loaded};
+
+pub mod exit;
+pub mod kernels;
+pub mod scenario;
+
+pub use exit::{CommonError, Exit};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 internal error, 2 wrong usage or scenario, 3 threshold broken, 4 threshold \
+                          undecided, 5 divergence, 6 capture unreadable, 7 output not writable, 8 nothing matched, \
+                          130 interrupted.";
+
+/// Replays Kubernetes rollouts against a model of IPVS and conntrack, and predicts which connections fail.
+#[derive(Debug, Parser)]
+#[command(name = "sim", version, styles = STYLES, after_help = EXIT_CODES, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check, describe or show scenario files.
+    Scenario(scenario::Args),
+    /// What kernels do: the table of behaviours, or those of one release.
+    Kernels(kernels::Args),
+}
+
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Where a scenario comes from and what is laid over it.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Overrides {
+    /// Set any field: a dotted path such as node.hz or client.0.ports, client.*.ports for all clients.
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl Overrides {
+    /// Lays them over a scenario.
+    ///
+    /// # Errors
+    /// If one is not `path=value`, or its path leads nowhere.
+    pub fn apply(&self, document: &mut Document) -> Result<(), CommonError> {
+        for set in &self.set {
+            let Some((path, value)) = set.split_once('=') else {
+                return Err(CommonError::Usage(format!(
+                    "--set {set}: there is no `=`; write --set PATH=VALUE, such as --set node.hz=1000"
+                )));
+            };
+            document.set(path.trim(), value.trim())?;
+        }
+        Ok(())
+    }
+}
+
+/// The scenario of a file, or the founding case's rollout, with flags laid over it; warnings go to standard error.
+///
+/// # Errors
+/// All mistakes in file and flags.
+pub fn load(path: Option<&PathBuf>, overrides: &Overrides) -> Result<Loaded, CommonError> {
+    let mut document = match path {
+        Some(path) => Document::load(path)?,
+        None => Document::default(),
+    };
+    overrides.apply(&mut document)?;
+    let loaded = document.resolve()?;
+    warn(&loaded.warnings);
+    Ok(loaded)
+}
+
+/// Prints warnings on standard error.
+pub fn warn(warnings: &Diagnostics) {
+    // If standard error is gone there is nobody to tell.
+    let _ = anstream::stderr().write_all(warnings.render(true).as_bytes());
+}
+
+/// The short names of scenario fields, for help texts.
+pub fn shortcut_help() -> String {
+    let mut out = String::from("Short names of fields:\n");
+    for short in SHORTCUTS {
+        let flag = format!("--{} {}", short.name, short.value);
+        out.push_str(&format!("  {flag:<34} {}\n", short.help));
+    }
+    out
+}
+
+/// Runs a command line; prints its errors; returns the exit code.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are "errors" with exit code 0. A closed pipe is no failure.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(Exit::USAGE);
+        }
+    };
+    let result = match cli.command {
+        Command::Scenario(args) => scenario::run(args),
+        Command::Kernels(args) => kernels::run(args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            let _ = anstream::stderr().write_all(error.message().as_bytes());
+            error.code()
+        }
+    }
+}
