@@ -5,4 +5,5 @@ pub mod outcome;
 pub mod cli;
 pub mod diag;
 pub mod output;
+pub mod report;
 pub mod scenario;

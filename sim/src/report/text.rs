@@ -32,7 +32,7 @@ pub enum Tone {
 }
 
 impl Tone {
-    const fn style(self) -> Style {
+    fn style(self) -> Style {
         let colour = |colour: AnsiColor| Style::new().fg_color(Some(anstyle::Color::Ansi(colour)));
         match self {
             Self::Heading => Style::new().bold(),
@@ -182,7 +182,12 @@ mod tests {
 
     #[test]
     fn thousands_are_grouped() {
-        let cases = [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")];
+        let cases = [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ];
         for (number, text) in cases {
             assert_eq!(thousands(number), text);
         }
@@ -231,7 +236,13 @@ mod tests {
     fn paint_is_plain_without_colour() {
         let plain = Look::default();
         assert_eq!(plain.paint(Tone::Bad, "x"), "x");
-        let coloured = Look { unicode: false, colour: true };
-        assert_eq!(coloured.paint(Tone::Bad, "x"), "\u{1b}[1m\u{1b}[31mx\u{1b}[0m");
+        let coloured = Look {
+            unicode: false,
+            colour: true,
+        };
+        assert_eq!(
+            coloured.paint(Tone::Bad, "x"),
+            "\u{1b}[1m\u{1b}[31mx\u{1b}[0m"
+        );
     }
 }
