@@ -126,6 +126,45 @@ gates! {
     /// Source NAT evicts a closing conntrack entry when it runs out of ports.
     NatEvictsClosing "nat-evicts-closing"
         since Some(v(6, 7, 0)), backports [], el7 false, "read in 6.4 (absent), 6.8";
+    /// A conntrack entry whose peer has not been heard yet accepts any lower edge of the window (an older SYN passes).
+    WindowUnknownPasses "window-unknown-passes"
+        since Some(v(3, 12, 0)), backports [], el7 true, "356d7d88e088; absent in 3.10.4; release and el7 from memory";
+    /// Conntrack lets a SYN from the server's side reopen a TIME_WAIT entry.
+    ReplySynReopens "reply-syn-reopens"
+        since Some(v(3, 19, 0)), backports [], el7 true, "e37ad9fd6360; absent in 3.10.4, read in 4.4; release and el7 from memory";
+    /// Conntrack does not take the challenge ACK after an ignored SYN in LAST_ACK for the last ACK.
+    ChallengeAckLastAck "challenge-ack-last-ack"
+        since Some(v(4, 0, 0)), backports [], el7 true, "b3cad287d13b; absent in 3.10.4, read in el7; release from memory";
+    /// A conntrack entry whose last segment advertised a closed window lives at most 300 s.
+    ZeroWindow300 "zero-window-300"
+        since Some(v(4, 16, 0)), backports [], el7 false, "fbcd253d2448; read in 4.19.0; release from memory";
+    /// Source NAT tries 128 ports from a random start, then ever shorter runs; before, the whole range from a rover.
+    NatSearch128 "nat-search-128"
+        since Some(v(5, 0, 0)), backports [], el7 false, "a504b703bb1d; read in 5.7, absent in 4.19; release from memory";
+    /// A UDP conntrack entry gets the stream timeout only after two seconds.
+    UdpStreamAfter2s "udp-stream-after-2s"
+        since Some(v(5, 0, 0)), backports [], el7 false, "d535c8a69c19; release from memory";
+    /// A UDP conntrack entry is assured only once it is a stream.
+    UdpAssuredWhenStream "udp-assured-when-stream"
+        since Some(v(5, 15, 0)), backports [], el7 false, "read in 6.1.192; release from memory";
+    /// TCP options of a SYN leave conntrack's liberal mark of an entry picked up in mid-stream in place.
+    OptionsKeepLiberal "options-keep-liberal"
+        since Some(v(5, 17, 0)), backports [v(5, 15, 26)], el7 false, "f2dd495a8d58; absent in 5.10.13, read in 5.18; exact 5.15.y from memory";
+    /// Conntrack takes the window of a newer SYN or SYN-ACK from either side; before, of any newer segment of the side that is due.
+    SynReinit "syn-reinit"
+        since Some(v(5, 18, 0)), backports [], el7 false, "82b72cb94666, c7aab4f17021; read in 5.18, absent in 5.10.13 and late 5.15.y";
+    /// A retransmitted SYN of the client does not switch window scaling off in conntrack.
+    ReinitKeepsScale "reinit-keeps-scale"
+        since Some(v(6, 8, 0)), backports [v(5, 15, 149), v(6, 1, 77), v(6, 6, 16)], el7 false, "fb366fc7541a; read in 6.1.192, absent in 5.18; exact releases from memory";
+    /// Conntrack lets overly delayed segments pass untouched instead of calling them invalid.
+    DelayedIgnored "delayed-ignored"
+        since Some(v(6, 1, 0)), backports [], el7 false, "read in 6.1.192, absent in 5.18";
+    /// Only a RST from the side that did not send the ignored SYN counts as its answer.
+    RstAnswersOther "rst-answers-other"
+        since None, backports [v(6, 1, 192), v(6, 12, 117)], el7 false, "read in 6.1.192, 6.12.117; absent in 5.18 and a 6.1x fork; exact releases unknown";
+    /// Source NAT leaves a UDP collision with an untranslated entry of the opposite direction to the insertion.
+    NatReverseClash "nat-reverse-clash"
+        since Some(v(6, 12, 0)), backports [], el7 false, "d8f84a9bc7c4; read in 6.12.117, absent in 6.1.192";
     /// connect() starts its port search at an even port.
     ConnectEven "connect-even"
         since Some(v(4, 2, 0)), backports [], el7 true, "07f4c90062f8";
@@ -161,6 +200,9 @@ gates! {
     /// Timestamp offsets are drawn per four-tuple (as in 4.10) instead of per host pair.
     TsOffsetPerTuple "ts-offset-per-tuple"
         since Some(v(7, 0, 0)), backports [v(6, 1, 192), v(6, 12, 94)], el7 false, "165573e41f2f; announced for 6.12.94";
+    /// Timestamps start at a random offset instead of at the kernel's own clock.
+    TsOffsetRandom "ts-offset-random"
+        since Some(v(4, 11, 0)), backports [], el7 false, "read in 4.9.115 (absent), 4.19.0; release from memory";
     /// ip_local_port_range ends at 60999 instead of 61000.
     PortRange60999 "port-range-60999"
         since Some(v(4, 2, 0)), backports [], el7 true, "read in 4.1 (absent), 4.4; el7 from memory";

@@ -5,10 +5,15 @@
 //! choice and kube-proxy base their decisions on, and every decision names the rule that made it.
 #![forbid(unsafe_code)]
 
+pub mod conntrack;
+pub mod dataplane;
 pub mod index;
 pub mod ipvs;
 pub mod kernel;
+pub mod node;
+pub mod kube;
 pub mod segment;
 pub mod sysctl;
+pub mod tcp;
 pub mod time;
 pub mod timers;

@@ -43,6 +43,8 @@ impl Default for VsSysctls {
 pub struct CtSysctls {
     /// `nf_conntrack_max`: entries (262144 on a machine with more than 4 GiB).
     pub max: u32,
+    /// `nf_conntrack_buckets`: hash chains (262144 on a machine with more than 4 GiB; 65536 before 5.15).
+    pub buckets: u32,
     /// `tcp_timeout_syn_sent` (120).
     pub syn_sent: u32,
     /// `tcp_timeout_syn_recv` (60).
@@ -81,6 +83,7 @@ impl Default for CtSysctls {
     fn default() -> Self {
         Self {
             max: 262_144,
+            buckets: 262_144,
             syn_sent: 120,
             syn_recv: 60,
             established: 432_000,
@@ -253,6 +256,7 @@ impl Sysctls {
         let ct = &mut self.ct;
         match name {
             "max" => ct.max = number(key, value, "a number of entries")?,
+            "buckets" => ct.buckets = number(key, value, "a number of hash buckets")?,
             "tcp_timeout_syn_sent" => ct.syn_sent = seconds(key, value)?,
             "tcp_timeout_syn_recv" => ct.syn_recv = seconds(key, value)?,
             "tcp_timeout_established" => ct.established = seconds(key, value)?,

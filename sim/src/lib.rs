@@ -1,4 +1,5 @@
 //! The simulator: scenarios, engine, experiments and reports on top of `ipvs_model`.
+pub mod experiment;
 pub mod engine;
 pub mod outcome;
 

@@ -219,7 +219,7 @@ impl Ipvs {
 
     fn expire_now(&mut self, now: Jiffies, id: EntryId, trigger: Trigger) {
         if self.table.get(id).n_control == 0 || trigger == Trigger::Deleted {
-            self.table.expire_now(&self.clock, now, id);
+            self.table.expire_now(now, id);
         }
     }
 

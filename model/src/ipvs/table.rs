@@ -30,11 +30,16 @@ const EXPIRING: u8 = 1 << 5;
 /// The slot is in use.
 const LIVE: u8 = 1 << 6;
 
-/// One entry. Compact: a table of 28,232 fits in 1.6 MB.
+/// One entry. Compact: a table of 28,232 fits in 1.8 MB.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
     pub(super) expires: Jiffies,
+    /// The tick of the timer's bucket.
+    fires: Jiffies,
+    /// The tick under which the queue knows the slot; never after `fires`.
     filed: Jiffies,
+    /// When the timer entered its bucket, as a running number.
+    armed: u32,
     pub(super) client: Endpoint,
     pub(super) virt: Endpoint,
     pub(super) dest: DestId,
@@ -48,7 +53,7 @@ pub struct Entry {
     pub(super) flags: u8,
 }
 
-const _: () = assert!(size_of::<Entry>() <= 56);
+const _: () = assert!(size_of::<Entry>() <= 64);
 
 impl Entry {
     /// The client's address and port; port 0 for a template.
@@ -125,12 +130,19 @@ impl Entry {
     }
 
     /// The tick at which the timer will fire.
-    pub(super) const fn fires(&self, clock: &Clock) -> Jiffies {
-        if self.flags & EXPIRING != 0 {
-            // Moved to a tick that is already being served: it runs with the one that follows.
-            return Jiffies(self.expires.0 + 1);
-        }
-        clock.fires(self.expires, self.timeout as u64)
+    pub const fn fires(&self) -> Jiffies {
+        self.fires
+    }
+
+    /// Where the entry's timer stands among those of one tick: outer levels of the wheel run first, and in a
+    /// bucket the timer that entered it last (`collect_expired_timers`, `enqueue_timer`).
+    const fn turn(&self, clock: &Clock) -> (u64, u32) {
+        let ticks = if self.flags & EXPIRING != 0 {
+            0
+        } else {
+            self.timeout as u64
+        };
+        (u64::MAX - clock.lateness_max(ticks), u32::MAX - self.armed)
     }
 }
 
@@ -141,6 +153,7 @@ pub struct Table {
     free: Vec<u32>,
     index: EndpointIndex,
     timers: TickQueue,
+    arms: u32,
     live: u32,
 }
 
@@ -151,6 +164,7 @@ impl Table {
             free: Vec::new(),
             index: EndpointIndex::default(),
             timers: TickQueue::default(),
+            arms: 0,
             live: 0,
         }
     }
@@ -246,7 +260,9 @@ impl Table {
     ) -> EntryId {
         let entry = Entry {
             expires: Jiffies::NEVER,
+            fires: Jiffies::NEVER,
             filed: Jiffies::NEVER,
+            armed: 0,
             client,
             virt,
             dest,
@@ -292,9 +308,14 @@ impl Table {
         entry
     }
 
-    fn file(&mut self, clock: &Clock, id: EntryId) {
+    /// Moves the timer to the bucket of a tick.
+    #[inline]
+    fn enqueue(&mut self, id: EntryId, fires: Jiffies) {
         let entry = &mut self.slots[id.0 as usize];
-        let fires = entry.fires(clock);
+        if entry.fires != fires {
+            self.arms = self.arms.wrapping_add(1);
+            (entry.fires, entry.armed) = (fires, self.arms);
+        }
         if fires < entry.filed {
             entry.filed = fires;
             self.timers.file(fires, id.0);
@@ -305,18 +326,21 @@ impl Table {
     #[inline]
     pub(super) fn arm(&mut self, clock: &Clock, now: Jiffies, id: EntryId) {
         let entry = self.get_mut(id);
-        entry.expires = clock.deadline(now, u64::from(entry.timeout));
+        let ticks = u64::from(entry.timeout);
+        entry.expires = clock.deadline(now, ticks);
         entry.flags &= !EXPIRING;
-        self.file(clock, id);
+        let fires = clock.fires(entry.expires, ticks);
+        self.enqueue(id, fires);
     }
 
     /// Makes the entry expire at the next tick, unless it is overdue already (`ip_vs_conn_expire_now`).
-    pub(super) fn expire_now(&mut self, clock: &Clock, now: Jiffies, id: EntryId) {
+    pub(super) fn expire_now(&mut self, now: Jiffies, id: EntryId) {
         let entry = self.get_mut(id);
         if entry.expires > now {
             entry.expires = now;
             entry.flags |= EXPIRING;
-            self.file(clock, id);
+            // Moved to a tick that is already being served: it runs with the one that follows.
+            self.enqueue(id, now + 1);
         }
     }
 
@@ -325,7 +349,7 @@ impl Table {
         self.timers.next()
     }
 
-    /// Takes the entries of the earliest tick up to `now` at which any timer fires.
+    /// Takes the entries of the earliest tick up to `now` at which any timer fires, in the order of their turns.
     pub(super) fn take_due(
         &mut self,
         clock: &Clock,
@@ -339,15 +363,17 @@ impl Table {
                 if !entry.is_live() || entry.filed != tick {
                     continue;
                 }
-                entry.filed = Jiffies::NEVER;
-                if entry.fires(clock) <= tick {
+                if entry.fires <= tick {
+                    entry.filed = Jiffies::NEVER;
                     due.push(EntryId(slot));
                 } else {
-                    self.file(clock, EntryId(slot));
+                    entry.filed = entry.fires;
+                    self.timers.file(entry.fires, slot);
                 }
             }
             self.timers.recycle(slots);
             if !due.is_empty() {
+                due.sort_by_key(|id| self.slots[id.0 as usize].turn(clock));
                 return Some((tick, due));
             }
         }

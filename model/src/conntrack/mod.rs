@@ -1,0 +1,395 @@
+//! nf_conntrack and its source-port choice, as pure state machines.
+//!
+//! A packet goes through `incoming` (PRE_ROUTING or LOCAL_OUT), may have its entry altered by IPVS, goes through
+//! `source_nat` (POST_ROUTING) and ends in `confirm`, or in `release` if it was dropped. A packet that the node
+//! itself sends (a RST, say) takes the same way.
+//!
+//! Faithful to: `nf_conntrack_in`, `resolve_normal_ct`, `__nf_conntrack_confirm`, `nf_conntrack_find_get`,
+//! `nf_nat_setup_info`, 3.10 to 6.12, behind the gates of `kernel.rs`.
+//! Leaves out: fragments, ICMP entries, expectations and helpers, zones, SCTP and the rest; races between
+//! processors; the limit on the length of a hash chain. Entries of a 4.8 kernel, whose timers fire late, are
+//! taken to expire on time.
+
+use crate::kernel::{Behaviours, Gate};
+use crate::segment::{Endpoint, Proto, Segment, Tuple};
+use crate::sysctl::CtSysctls;
+use crate::time::{Clock, Jiffies};
+
+mod entry;
+mod gc;
+pub mod graph;
+mod index;
+mod listing;
+mod nat;
+mod rule;
+mod table;
+mod tcp;
+mod udp;
+mod window;
+
+#[cfg(test)]
+mod tests;
+
+pub use entry::{CtEntry, Dir, L4, Seen, Status, TcpState};
+pub use listing::ListingStyle;
+pub use nat::SourceNat;
+pub use rule::CtRule;
+pub use table::{Cell, CtState, FlagClass, TRANSITIONS, next_state};
+pub use tcp::{TcpEnv, TcpVerdict, flags_are_valid, tcp_new, tcp_packet, timeout_of};
+pub use udp::udp_packet;
+
+use gc::Collector;
+use index::TupleIndex;
+
+/// An entry as one packet sees it. Valid until the next call that takes a packet or deletes entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CtRef {
+    /// The entry's place in the table.
+    pub slot: u32,
+    /// Which way the packet goes.
+    pub dir: Dir,
+}
+
+/// What conntrack says of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// The packet belongs to this entry.
+    Tracked(CtRef, CtRule),
+    /// The packet is invalid: it passes, and no rule that needs an entry applies to it.
+    Untracked(CtRule),
+    /// The packet is dropped.
+    Dropped(CtRule),
+}
+
+/// The table.
+#[derive(Clone, Debug)]
+pub struct Conntrack {
+    clock: Clock,
+    kernel: Behaviours,
+    entries: Vec<CtEntry>,
+    free: Vec<u32>,
+    tuples: TupleIndex,
+    sources: TupleIndex,
+    serial: u32,
+    rover: [u16; 2],
+    collector: Collector,
+}
+
+impl Conntrack {
+    /// An empty table on a node with this clock and kernel.
+    pub fn new(clock: Clock, behaviours: Behaviours) -> Self {
+        Self {
+            clock,
+            kernel: behaviours,
+            entries: Vec::new(),
+            free: Vec::new(),
+            tuples: TupleIndex::default(),
+            sources: TupleIndex::default(),
+            serial: 0,
+            rover: [0; 2],
+            collector: Collector::default(),
+        }
+    }
+
+    /// Finds or makes the packet's entry and moves its state (`nf_conntrack_in`).
+    pub fn incoming(&mut self, now: Jiffies, seg: &Segment, sysctls: &CtSysctls) -> Incoming {
+        self.gc(now, sysctls);
+        let mut reopened = false;
+        loop {
+            let found = self.find(now, &seg.tuple);
+            let is_new = found.is_none();
+            let Some(ct) = found.or_else(|| self.allocate(now, &seg.tuple, sysctls)) else {
+                return Incoming::Dropped(CtRule::TableFull);
+            };
+            let verdict = match seg.tuple.proto {
+                Proto::Tcp => self.tcp(now, ct, seg, sysctls),
+                Proto::Udp => self.udp(now, ct, sysctls),
+            };
+            let rule = match verdict {
+                TcpVerdict::Accept { rule, timeout } => {
+                    self.refresh(now, ct.slot, timeout);
+                    rule
+                }
+                TcpVerdict::AcceptAndDelete(rule) => {
+                    self.delete(ct.slot);
+                    rule
+                }
+                TcpVerdict::Invalid { rule, timeout } => {
+                    if let Some(secs) = timeout {
+                        let ticks = self.clock.ticks(u64::from(secs));
+                        self.entries[ct.slot as usize].deadline = now + ticks;
+                    }
+                    self.release(ct);
+                    return Incoming::Untracked(rule);
+                }
+                TcpVerdict::Reopen => {
+                    self.delete(ct.slot);
+                    reopened = true;
+                    continue;
+                }
+            };
+            if ct.dir == Dir::Reply {
+                self.entries[ct.slot as usize]
+                    .status
+                    .set(Status::SEEN_REPLY);
+            }
+            let rule = match (is_new, reopened) {
+                (true, true) => CtRule::Reopened,
+                (true, false) => self.origin_rule(ct.slot),
+                (false, _) => rule,
+            };
+            return Incoming::Tracked(ct, rule);
+        }
+    }
+
+    /// Whether the entry is in the table, or was when this packet met it.
+    pub fn is_confirmed(&self, ct: CtRef) -> bool {
+        self.entry(ct.slot).status.has(Status::CONFIRMED)
+    }
+
+    /// The entry in a slot. A slot that a packet's own processing emptied still shows its last tenant.
+    ///
+    /// # Panics
+    /// If there never was such a slot.
+    pub fn entry(&self, slot: u32) -> &CtEntry {
+        &self.entries[slot as usize]
+    }
+
+    /// IPVS chose a real server: replies will come from there (`ip_vs_update_conntrack`, towards the real server).
+    ///
+    /// Nothing happens unless the entry is unconfirmed and the packet goes in its original direction.
+    pub fn alter_reply_source(&mut self, ct: CtRef, to: Endpoint) {
+        if let Some(entry) = self.alterable(ct) {
+            entry.reply.src = to;
+        }
+    }
+
+    /// IPVS rewrites the source of a real server's packet: what it gets back will go there
+    /// (`ip_vs_update_conntrack`, towards the client).
+    ///
+    /// Nothing happens unless the entry is unconfirmed and the packet goes in its original direction.
+    pub fn alter_reply_destination(&mut self, ct: CtRef, to: Endpoint) {
+        if let Some(entry) = self.alterable(ct) {
+            entry.reply.dst = to;
+        }
+    }
+
+    /// The packet leaves the node or reaches a socket: a new entry enters the table (`__nf_conntrack_confirm`).
+    ///
+    /// # Errors
+    /// `Clash` if another entry has one of the tuples, even an expired one that is not yet collected: the packet
+    /// is dropped and its entry gone. (A datagram may merge with the entry it clashes with only if both were made
+    /// at once on two processors.)
+    pub fn confirm(&mut self, now: Jiffies, ct: CtRef) -> Result<(), CtRule> {
+        let entry = *self.entry(ct.slot);
+        if ct.dir == Dir::Reply || entry.status.has(Status::CONFIRMED) {
+            return Ok(());
+        }
+        if self.owner(&entry.orig).is_some() || self.owner(&entry.reply).is_some() {
+            self.release(ct);
+            return Err(CtRule::Clash);
+        }
+        let deadline = self.clock.deadline(now, entry.deadline.0);
+        let entry = &mut self.entries[ct.slot as usize];
+        entry.deadline = deadline;
+        entry.status.set(Status::CONFIRMED);
+        self.link(ct.slot);
+        Ok(())
+    }
+
+    /// The packet was dropped, or IPVS took its entry away (`vs.conntrack`=0): an unconfirmed entry is freed.
+    pub fn release(&mut self, ct: CtRef) {
+        if !self.is_confirmed(ct) {
+            self.delete(ct.slot);
+        }
+    }
+
+    /// Deletes the unexpired entry that has this tuple in either direction (`ip_vs_conn_drop_conntrack`).
+    pub fn delete_tuple(&mut self, now: Jiffies, tuple: &Tuple) -> bool {
+        let found = self.find(now, tuple);
+        if let Some(ct) = found {
+            self.delete(ct.slot);
+        }
+        found.is_some()
+    }
+
+    /// Entries in the table, with the unconfirmed and the expired but not yet collected ones (`nf_conntrack_count`).
+    pub fn count(&self) -> u32 {
+        (self.entries.len() - self.free.len()) as u32
+    }
+
+    /// The confirmed, unexpired entry that has this tuple; expired ones met on the way are deleted.
+    pub fn find(&mut self, now: Jiffies, tuple: &Tuple) -> Option<CtRef> {
+        loop {
+            let ct = self.owner(tuple)?;
+            if !self.entry(ct.slot).is_expired(now) {
+                return Some(ct);
+            }
+            self.delete(ct.slot);
+        }
+    }
+
+    /// Every entry in the table, by slot: for checks and statistics. Includes unconfirmed and expired ones.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &CtEntry)> {
+        self.entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.status.has(Status::LIVE))
+            .map(|(slot, entry)| (slot as u32, entry))
+    }
+
+    /// The confirmed entry that has this tuple, expired or not.
+    fn owner(&self, tuple: &Tuple) -> Option<CtRef> {
+        let word = self.tuples.find(index::hash_tuple(tuple), |word| {
+            let ct = TupleIndex::reference(word);
+            self.entry(ct.slot).tuple(ct.dir) == tuple
+        })?;
+        Some(TupleIndex::reference(word))
+    }
+
+    fn alterable(&mut self, ct: CtRef) -> Option<&mut CtEntry> {
+        let entry = &mut self.entries[ct.slot as usize];
+        (ct.dir == Dir::Original && !entry.status.has(Status::CONFIRMED)).then_some(entry)
+    }
+
+    /// The packet function of TCP: checks the flags and begins or continues the record.
+    fn tcp(&mut self, now: Jiffies, ct: CtRef, seg: &Segment, sysctls: &CtSysctls) -> TcpVerdict {
+        let entry = &mut self.entries[ct.slot as usize];
+        let env = TcpEnv {
+            sysctls,
+            kernel: self.kernel,
+            hz: self.clock.hz(),
+            remaining: now.until(entry.deadline),
+        };
+        let L4::Tcp(tcp) = &mut entry.l4 else {
+            unreachable!("a TCP tuple has a TCP entry");
+        };
+        let refused = |rule| TcpVerdict::Invalid {
+            rule,
+            timeout: None,
+        };
+        if !flags_are_valid(seg.flags) {
+            return refused(CtRule::InvalidFlags);
+        }
+        if !entry.status.has(Status::CONFIRMED) {
+            match tcp_new(seg, &env) {
+                Ok((fresh, _)) => *tcp = fresh,
+                Err(rule) => return refused(rule),
+            }
+        }
+        tcp_packet(tcp, &mut entry.status, ct.dir, seg, &env)
+    }
+
+    /// The packet function of UDP.
+    fn udp(&mut self, now: Jiffies, ct: CtRef, sysctls: &CtSysctls) -> TcpVerdict {
+        let entry = &mut self.entries[ct.slot as usize];
+        let L4::Udp { stream_from } = entry.l4 else {
+            unreachable!("a UDP tuple has a UDP entry");
+        };
+        let (rule, secs) = udp_packet(&mut entry.status, stream_from, now, sysctls, self.kernel);
+        TcpVerdict::Accept {
+            rule,
+            timeout: Some(secs),
+        }
+    }
+
+    /// What made a fresh entry.
+    fn origin_rule(&self, slot: u32) -> CtRule {
+        match self.entry(slot).tcp().map(|tcp| tcp.state) {
+            None => CtRule::NewUdp,
+            Some(CtState::SynSent) => CtRule::NewSyn,
+            Some(_) => CtRule::NewMidStream,
+        }
+    }
+
+    /// Makes an unconfirmed entry (`init_conntrack`); `None` if the table is full.
+    fn allocate(&mut self, now: Jiffies, tuple: &Tuple, sysctls: &CtSysctls) -> Option<CtRef> {
+        if self.count() >= sysctls.max && !self.early_drop(now, tuple, sysctls) {
+            self.collector.table_was_full();
+            return None;
+        }
+        let mut status = Status::default();
+        status.set(Status::LIVE);
+        self.serial = self.serial.wrapping_add(1);
+        let entry = CtEntry {
+            orig: *tuple,
+            reply: tuple.reversed(),
+            status,
+            serial: self.serial,
+            deadline: Jiffies(0),
+            l4: match tuple.proto {
+                Proto::Tcp => L4::Tcp(TcpState::default()),
+                Proto::Udp => L4::Udp {
+                    stream_from: now + self.clock.ticks(2),
+                },
+            },
+        };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.entries[slot as usize] = entry;
+                slot
+            }
+            None => {
+                self.entries.push(entry);
+                (self.entries.len() - 1) as u32
+            }
+        };
+        Some(CtRef {
+            slot,
+            dir: Dir::Original,
+        })
+    }
+
+    /// Gives the entry a new deadline (`__nf_ct_refresh_acct`); before confirmation, a lifetime.
+    ///
+    /// When entries had timers of their own (before 4.9) a deadline moved only if by a second or more.
+    fn refresh(&mut self, now: Jiffies, slot: u32, timeout: Option<u32>) {
+        let Some(secs) = timeout else { return };
+        let ticks = self.clock.ticks(u64::from(secs));
+        let hz = u64::from(self.clock.hz());
+        let entry = &mut self.entries[slot as usize];
+        if !entry.status.has(Status::CONFIRMED) {
+            entry.deadline = Jiffies(ticks);
+            return;
+        }
+        let deadline = now + ticks;
+        let has_timer = !self.kernel.has(Gate::ConntrackGc);
+        if has_timer && deadline.0.wrapping_sub(entry.deadline.0) < hz {
+            return;
+        }
+        entry.deadline = deadline;
+    }
+
+    /// Enters both tuples of a slot into the index.
+    fn link(&mut self, slot: u32) {
+        let entries = &self.entries;
+        let hash_of = |word: u32| {
+            let ct = TupleIndex::reference(word);
+            index::hash_tuple(entries[ct.slot as usize].tuple(ct.dir))
+        };
+        for dir in [Dir::Original, Dir::Reply] {
+            let word = TupleIndex::word(CtRef { slot, dir });
+            self.tuples.insert(hash_of(word), word, hash_of);
+        }
+    }
+
+    /// Takes an entry out of the table and frees its slot. The record stays readable until the slot is reused.
+    fn delete(&mut self, slot: u32) {
+        let entry = self.entries[slot as usize];
+        if !entry.status.has(Status::LIVE) {
+            return;
+        }
+        if entry.status.has(Status::CONFIRMED) {
+            for dir in [Dir::Original, Dir::Reply] {
+                let word = TupleIndex::word(CtRef { slot, dir });
+                self.tuples
+                    .remove(index::hash_tuple(entry.tuple(dir)), word);
+            }
+        }
+        if entry.status.has(Status::MASQUERADED) {
+            self.forget_source(slot);
+        }
+        self.entries[slot as usize].status.clear(Status::LIVE);
+        self.free.push(slot);
+    }
+}

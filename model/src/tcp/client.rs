@@ -1,0 +1,402 @@
+//! A client host: one network namespace that opens connections.
+//!
+//! Faithful to: `tcp_v4_connect` with `__inet_hash_connect` and `__inet_check_established`, bind(2) as far as
+//! facts 6.2 have it, `tcp_v4_err`.
+//! Leaves out: several local addresses behind one bind to 0.0.0.0, `SO_REUSEPORT`, `ip_autobind_reuse`.
+//!
+//! The port search itself belongs to the kernel ([`PortChooser`]): several clients of a node share it.
+
+use hashbrown::HashMap;
+use rustc_hash::FxBuildHasher;
+
+use super::bitmap::{PortBitmap, PortCounts};
+use super::input::no_socket;
+use super::ports::{Destination, PortChooser, PortRange, Usable};
+use super::rule::Rule;
+use super::socket::{Ctx, Outcome, Socket, Stack};
+use super::state::State;
+use super::timewait;
+use crate::segment::{Endpoint, IcmpError, Segment};
+use crate::time::{Instant, Jiffies};
+
+/// How an application chooses its source port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// connect() without bind(), or bind() with `IP_BIND_ADDRESS_NO_PORT`: the search of facts 6.1.
+    Unbound,
+    /// bind() to port 0 before connect().
+    BindAny {
+        /// `SO_REUSEADDR`.
+        reuse_addr: bool,
+    },
+    /// bind() to this port before connect().
+    BindPort {
+        /// The port, 1 to 65535.
+        port: u16,
+        /// `SO_REUSEADDR`.
+        reuse_addr: bool,
+    },
+}
+
+/// Why there is no connection, not even an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPort {
+    /// EADDRNOTAVAIL from connect(): no port of the range is free for this destination.
+    AddressNotAvailable,
+    /// EADDRINUSE from bind().
+    AddressInUse,
+}
+
+/// A connection of a [`Client`], by destination and source port. Reused when the port is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId {
+    dest: u32,
+    port: u16,
+}
+
+impl ConnId {
+    /// The source port.
+    pub const fn port(self) -> u16 {
+        self.port
+    }
+
+    const fn key(self) -> u64 {
+        (self.dest as u64) << 16 | self.port as u64
+    }
+}
+
+/// The source ports towards one destination.
+#[derive(Clone, Debug)]
+struct Ports {
+    to: Destination,
+    /// In use, or in a TIME_WAIT that connect() can never take over.
+    busy: PortBitmap,
+    /// In a TIME_WAIT that connect() may take over after a while.
+    waiting: PortBitmap,
+}
+
+/// The sockets of a client's network namespace.
+#[derive(Clone, Debug)]
+pub struct Client {
+    stack: Stack,
+    ports: Vec<Ports>,
+    index: HashMap<Destination, u32, FxBuildHasher>,
+    sockets: HashMap<u64, Socket, FxBuildHasher>,
+    /// Reserved ports, and those that a bind() has made its own.
+    excluded: PortBitmap,
+    reserved: PortBitmap,
+    /// Sockets a port, kept once somebody binds.
+    counts: Option<PortCounts>,
+    time_waits: u32,
+}
+
+impl Client {
+    /// A namespace without sockets. `reserved` are `ip_local_reserved_ports`.
+    pub fn new(stack: Stack, reserved: &[u16]) -> Self {
+        let mut excluded = PortBitmap::new();
+        for &port in reserved {
+            excluded.insert(port);
+        }
+        Self {
+            stack,
+            ports: Vec::new(),
+            index: HashMap::default(),
+            sockets: HashMap::default(),
+            reserved: excluded.clone(),
+            excluded,
+            counts: None,
+            time_waits: 0,
+        }
+    }
+
+    /// The network stack.
+    pub const fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
+    /// The socket of a connection, if it still exists.
+    pub fn socket(&self, id: ConnId) -> Option<&Socket> {
+        self.sockets.get(&id.key())
+    }
+
+    /// How many sockets exist, TIME_WAIT included.
+    pub fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Whether there is no socket.
+    pub fn is_empty(&self) -> bool {
+        self.sockets.is_empty()
+    }
+
+    /// How many sockets are in TIME_WAIT, or in FIN_WAIT2 without a process.
+    pub const fn time_waits(&self) -> u32 {
+        self.time_waits
+    }
+
+    /// How many source ports towards `to` are taken, TIME_WAIT included.
+    pub fn ports_taken(&self, to: Destination) -> u32 {
+        self.index.get(&to).map_or(0, |&at| {
+            let ports = &self.ports[at as usize];
+            ports.busy.len() + ports.waiting.len()
+        })
+    }
+
+    /// The tick at which a connection's timer fires.
+    pub fn timer(&self, now: Instant, id: ConnId) -> Option<Jiffies> {
+        self.socket(id)?.timer(self.stack.clock.jiffies(now))
+    }
+
+    const fn ctx(&self, now: Instant) -> Ctx<'_> {
+        Ctx {
+            stack: &self.stack,
+            now,
+            tw_full: self.time_waits >= self.stack.sysctls.max_tw_buckets,
+        }
+    }
+
+    fn dest(&mut self, to: Destination) -> u32 {
+        if let Some(&at) = self.index.get(&to) {
+            return at;
+        }
+        let at = self.ports.len() as u32;
+        self.ports.push(Ports {
+            to,
+            busy: PortBitmap::new(),
+            waiting: PortBitmap::new(),
+        });
+        self.index.insert(to, at);
+        at
+    }
+
+    /// connect() from the address `to.saddr`. The outcome holds the SYN.
+    ///
+    /// # Errors
+    /// If no source port is to be had; then nothing has changed.
+    pub fn connect(
+        &mut self,
+        now: Instant,
+        to: Destination,
+        source: Source,
+        chooser: &mut PortChooser,
+        rng: &mut impl rand::Rng,
+    ) -> Result<(ConnId, Outcome), NoPort> {
+        let dest = self.dest(to);
+        let (port, bound) = match source {
+            Source::Unbound => (self.search(now, dest, chooser, rng)?, false),
+            Source::BindAny { reuse_addr } => (self.bind_any(to, reuse_addr, chooser, rng)?, true),
+            Source::BindPort { port, reuse_addr } => {
+                self.bind_port(ConnId { dest, port }, now, reuse_addr)?;
+                (port, true)
+            }
+        };
+        let id = ConnId { dest, port };
+        let old = self.sockets.remove(&id.key());
+        if old.is_some() {
+            self.time_waits -= 1;
+        }
+        let local = Endpoint::new(to.saddr, port);
+        let remote = Endpoint::new(to.daddr, to.dport);
+        let (socket, outcome) = Socket::connect(&self.ctx(now), local, remote, old.as_ref());
+        self.sockets.insert(id.key(), socket);
+        let ports = &mut self.ports[dest as usize];
+        ports.waiting.remove(port);
+        ports.busy.insert(port);
+        if let Some(counts) = &mut self.counts
+            && old.is_none()
+        {
+            counts.add(port);
+        }
+        if bound {
+            self.excluded.insert(port);
+        }
+        Ok((id, outcome))
+    }
+
+    fn range(&self) -> Result<PortRange, NoPort> {
+        let (low, high) = self.stack.sysctls.local_ports;
+        PortRange::new(low, high).ok_or(NoPort::AddressNotAvailable)
+    }
+
+    fn search(
+        &self,
+        now: Instant,
+        dest: u32,
+        chooser: &mut PortChooser,
+        rng: &mut impl rand::Rng,
+    ) -> Result<u16, NoPort> {
+        let ctx = self.ctx(now);
+        let ports = &self.ports[dest as usize];
+        let reusable = |port| {
+            self.socket(ConnId { dest, port })
+                .is_none_or(|old| timewait::reusable(old, &ctx, false))
+        };
+        let usable = Usable {
+            busy: Some(&ports.busy),
+            excluded: Some(&self.excluded),
+            waiting: (!ports.waiting.is_empty()).then_some((&ports.waiting, reusable)),
+        };
+        chooser
+            .choose(ports.to, self.range()?, now, rng, &usable)
+            .map(|choice| choice.port)
+            .ok_or(NoPort::AddressNotAvailable)
+    }
+
+    /// The sockets a port, counted from now on.
+    fn counts(&mut self) -> &PortCounts {
+        let sockets = &self.sockets;
+        self.counts.get_or_insert_with(|| {
+            let mut counts = PortCounts::default();
+            for socket in sockets.values() {
+                counts.add(socket.local().port);
+            }
+            counts
+        })
+    }
+
+    /// bind() to port 0. Any socket on a port is in its way; connections of this client share one address.
+    fn bind_any(
+        &mut self,
+        _to: Destination,
+        reuse_addr: bool,
+        chooser: &PortChooser,
+        rng: &mut impl rand::Rng,
+    ) -> Result<u16, NoPort> {
+        let range = self.range()?;
+        self.counts();
+        let usable: Usable<'_, fn(u16) -> bool> = Usable {
+            busy: self.counts.as_ref().map(PortCounts::used),
+            excluded: Some(&self.reserved),
+            waiting: None,
+        };
+        chooser
+            .find_open_port(range, reuse_addr, rng, &usable)
+            .ok_or(NoPort::AddressInUse)
+    }
+
+    /// bind() to one port and the test of the four-tuple at connect(): a TIME_WAIT of a connection with
+    /// timestamps is taken over whatever tcp_tw_reuse says (facts 6.2).
+    fn bind_port(&mut self, id: ConnId, now: Instant, reuse_addr: bool) -> Result<(), NoPort> {
+        if self.counts().used().contains(id.port) && !reuse_addr {
+            return Err(NoPort::AddressInUse);
+        }
+        let ctx = self.ctx(now);
+        match self.socket(id) {
+            Some(old) if !timewait::reusable(old, &ctx, true) => Err(NoPort::AddressNotAvailable),
+            _ => Ok(()),
+        }
+    }
+
+    /// Does `act` to a connection, and keeps the books.
+    fn with(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        act: impl FnOnce(&mut Socket, &Ctx<'_>) -> Outcome,
+    ) -> Option<Outcome> {
+        let ctx = Ctx {
+            stack: &self.stack,
+            now,
+            tw_full: self.time_waits >= self.stack.sysctls.max_tw_buckets,
+        };
+        let socket = self.sockets.get_mut(&id.key())?;
+        let before = socket.state().is_time_wait();
+        let outcome = act(socket, &ctx);
+        let state = socket.state();
+        if state.is_time_wait() != before {
+            let ports = &mut self.ports[id.dest as usize];
+            if state.is_time_wait() {
+                self.time_waits += 1;
+                if timewait::ever_reusable(socket, &ctx) {
+                    ports.busy.remove(id.port);
+                    ports.waiting.insert(id.port);
+                }
+            } else {
+                self.time_waits -= 1;
+            }
+        }
+        if state == State::Closed {
+            self.forget(id);
+        }
+        Some(outcome)
+    }
+
+    fn forget(&mut self, id: ConnId) {
+        self.sockets.remove(&id.key());
+        let ports = &mut self.ports[id.dest as usize];
+        ports.busy.remove(id.port);
+        ports.waiting.remove(id.port);
+        if let Some(counts) = &mut self.counts {
+            counts.sub(id.port);
+            if !counts.used().contains(id.port) && !self.reserved.contains(id.port) {
+                self.excluded.remove(id.port);
+            }
+        }
+    }
+
+    /// The connection that a segment towards this client belongs to.
+    pub fn find(&self, local: Endpoint, remote: Endpoint) -> Option<ConnId> {
+        let to = Destination {
+            saddr: local.ip,
+            daddr: remote.ip,
+            dport: remote.port,
+        };
+        let id = ConnId {
+            dest: *self.index.get(&to)?,
+            port: local.port,
+        };
+        self.sockets.contains_key(&id.key()).then_some(id)
+    }
+
+    /// A segment arrives. Without a socket for it a RST leaves.
+    pub fn on_segment(&mut self, now: Instant, segment: &Segment) -> (Option<ConnId>, Outcome) {
+        let id = self.find(segment.tuple.dst, segment.tuple.src);
+        let outcome =
+            id.and_then(|id| self.with(now, id, |socket, ctx| socket.on_segment(ctx, segment)));
+        (id, outcome.unwrap_or_else(|| no_socket(segment)))
+    }
+
+    /// An ICMP error arrives about a segment that this client sent; see [`Socket::on_icmp`] for `owned`.
+    pub fn on_icmp(
+        &mut self,
+        now: Instant,
+        error: &IcmpError,
+        owned: bool,
+    ) -> (Option<ConnId>, Outcome) {
+        let id = self.find(error.about.src, error.about.dst);
+        let outcome = id.and_then(|id| {
+            self.with(now, id, |socket, ctx| {
+                socket.on_icmp(ctx, error.kind, owned)
+            })
+        });
+        (id, outcome.unwrap_or(Outcome::of(Rule::IcmpIgnored)))
+    }
+
+    /// The timer of a connection may be due.
+    pub fn on_timer(&mut self, now: Instant, id: ConnId) -> Outcome {
+        self.with(now, id, |socket, ctx| socket.on_timer(ctx))
+            .unwrap_or(Outcome::of(Rule::TimerIdle))
+    }
+
+    /// The application writes `bytes`.
+    pub fn send(&mut self, now: Instant, id: ConnId, bytes: u32) -> Outcome {
+        self.with(now, id, |socket, ctx| socket.send(ctx, bytes))
+            .unwrap_or(Outcome::of(Rule::Send))
+    }
+
+    /// The application closes; see [`Socket::close`]. This is also its own timeout: in SYN_SENT nothing leaves
+    /// and the port is free at once.
+    pub fn close(&mut self, now: Instant, id: ConnId, linger_zero: bool) -> Outcome {
+        self.with(now, id, |socket, ctx| socket.close(ctx, linger_zero))
+            .unwrap_or(Outcome::of(Rule::CloseOrphan))
+    }
+
+    /// The application sends its FIN but goes on reading.
+    pub fn shutdown(&mut self, now: Instant, id: ConnId) -> Outcome {
+        self.with(now, id, |socket, ctx| socket.shutdown(ctx))
+            .unwrap_or(Outcome::of(Rule::CloseOrphan))
+    }
+}
+
+#[cfg(test)]
+mod tests;

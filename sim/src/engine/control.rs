@@ -1,0 +1,325 @@
+//! The control plane of a run: the rollout, the endpoints, and kube-proxy's hand on the node.
+
+use ipvs_model::ipvs::Ipvs;
+use ipvs_model::ipvs::service::ServiceKey;
+use ipvs_model::kube::{
+    AddressPool, Deployment, IntOrPercent, Latencies, LatencyKind, OnTerm, PodSpec, PreStop, Probe,
+    Proxy, ProxyConfig, ProxyIo, ProxyLatency, ProxyLog, ProxyVersion, RealServer, RealServers, Reuse,
+    Rollout, RolloutEvent, Script, Scripted, ServiceProto, ServiceRef, TrafficPolicy, UpdateStrategy,
+    usable,
+};
+use ipvs_model::kube::{EndpointState, PodId, ProxyBehaviours};
+use ipvs_model::segment::{Endpoint, Proto};
+use ipvs_model::time::{Instant, Span};
+use rand::rngs::ChaCha8Rng;
+use rand::RngExt;
+
+use super::load::sample;
+use super::streams::{Purpose, Streams};
+use crate::scenario::{self, Amount, OnSigterm, Phase, Scenario};
+
+/// Where the rollout's events come from.
+#[derive(Debug)]
+enum Source {
+    Deployment(Box<Rollout>),
+    Script(Scripted),
+}
+
+/// Draws the delays of the Deployment's parts from the scenario's distributions.
+#[derive(Debug)]
+struct Delays {
+    rng: ChaCha8Rng,
+    container_start: scenario::Dist,
+    endpoint_latency: scenario::Dist,
+    address_gone_after: scenario::Dist,
+    probe_period: Span,
+}
+
+impl Latencies for Delays {
+    fn draw(&mut self, kind: LatencyKind) -> Span {
+        match kind {
+            LatencyKind::StartContainer => sample(&self.container_start, &mut self.rng),
+            LatencyKind::SliceWrite => sample(&self.endpoint_latency, &mut self.rng),
+            LatencyKind::TearDown => sample(&self.address_gone_after, &mut self.rng),
+            LatencyKind::ProbePhase => Span(self.rng.random_range(0..=self.probe_period.0)),
+            // Small against the others; the scenario's distributions hold the whole of each step.
+            LatencyKind::Controller
+            | LatencyKind::AssignAddress
+            | LatencyKind::Listen
+            | LatencyKind::ReportStatus
+            | LatencyKind::KubeletDelete
+            | LatencyKind::RemoveObject => Span::ZERO,
+        }
+    }
+}
+
+/// Rollout and kube-proxy.
+#[derive(Debug)]
+pub struct Control {
+    source: Source,
+    delays: Delays,
+    proxy: Proxy,
+    behaviours: ProxyBehaviours,
+    service: ServiceRef,
+    rng: ChaCha8Rng,
+    sync_latency: scenario::Dist,
+    target_port: u16,
+    proto: Proto,
+    log: Vec<ProxyLog>,
+}
+
+/// The node's IPVS as kube-proxy sees it.
+struct NodeServers<'a> {
+    ipvs: &'a mut Ipvs,
+    key: ServiceKey,
+    now: Instant,
+}
+
+impl RealServers for NodeServers<'_> {
+    fn list(&self, _: ServiceRef) -> Vec<RealServer> {
+        let servers = self.ipvs.real_servers(self.key);
+        servers
+            .map(|server| RealServer {
+                addr: server.addr,
+                weight: server.weight,
+                active: server.active,
+                inactive: server.inactive,
+            })
+            .collect()
+    }
+
+    fn add(&mut self, _: ServiceRef, addr: Endpoint, weight: u32) -> bool {
+        self.ipvs.add_dest(self.key, addr, weight).is_ok()
+    }
+
+    fn set_weight(&mut self, _: ServiceRef, addr: Endpoint, weight: u32) -> bool {
+        self.ipvs.edit_dest(self.key, addr, weight).is_ok()
+    }
+
+    fn delete(&mut self, _: ServiceRef, addr: Endpoint) -> bool {
+        self.ipvs.delete_dest(self.now, self.key, addr).is_ok()
+    }
+}
+
+/// What a release of kube-proxy does; for the lab's script, what current releases do.
+pub fn proxy_behaviours(version: scenario::ProxyVersion) -> ProxyBehaviours {
+    let text = match version {
+        scenario::ProxyVersion::None => "1.28.0".to_owned(),
+        release @ scenario::ProxyVersion::Release(_) => release.to_string(),
+    };
+    text.parse::<ProxyVersion>()
+        .map_or_else(|_| ProxyBehaviours::default(), |version| version.behaviours())
+}
+
+fn amount(amount: Amount) -> IntOrPercent {
+    match amount {
+        Amount::Percent(percent) => IntOrPercent::Percent(percent),
+        Amount::Count(count) => IntOrPercent::Int(count),
+    }
+}
+
+fn pod_spec(deployment: &scenario::Deployment) -> PodSpec {
+    let readiness = &deployment.readiness;
+    PodSpec {
+        readiness: Some(Probe {
+            initial_delay: readiness.initial_delay,
+            period: readiness.period,
+            timeout: readiness.timeout,
+            success_threshold: readiness.success_threshold,
+            failure_threshold: readiness.failure_threshold,
+        }),
+        pre_stop: match deployment.pre_stop {
+            Span::ZERO => PreStop::None,
+            sleep => PreStop::Sleep(sleep),
+        },
+        grace: deployment.termination_grace_period,
+        on_term: match deployment.on_sigterm {
+            OnSigterm::Exits(after) => OnTerm::ExitsAfter(after),
+            OnSigterm::Drains => {
+                OnTerm::Drains { closes_after: Span::ZERO, at_most: Span::from_secs(86_400) }
+            }
+            OnSigterm::Ignores => OnTerm::Ignores,
+        },
+    }
+}
+
+fn addresses(first: std::net::Ipv4Addr, count: u32) -> Vec<std::net::Ipv4Addr> {
+    (0..count).map(|n| std::net::Ipv4Addr::from_bits(first.to_bits().wrapping_add(n))).collect()
+}
+
+/// Pods that serve from the start and stay.
+fn standing(pods: &[std::net::Ipv4Addr]) -> Script {
+    let mut script = Script::new();
+    let mut endpoints = Vec::new();
+    for (number, &ip) in (0..).zip(pods) {
+        let pod = PodId(number);
+        script = script
+            .at(Instant::ZERO, RolloutEvent::AddressAssigned { pod, ip })
+            .at(Instant::ZERO, RolloutEvent::Listening { pod });
+        endpoints.push(EndpointState { ip, node: 0, ready: true, serving: true, terminating: false });
+    }
+    script.at(Instant::ZERO, RolloutEvent::EndpointsPublished { endpoints })
+}
+
+impl Source {
+    fn of(scenario: &Scenario) -> Self {
+        let server = &scenario.server;
+        match &scenario.rollout {
+            scenario::Rollout::None(steady) => {
+                let pods = addresses(server.old_address, steady.pods);
+                Self::Script(Scripted::new(standing(&pods)))
+            }
+            scenario::Rollout::Scripted(script) => {
+                let old = addresses(server.old_address, script.old_pods);
+                let new = addresses(server.new_address, script.new_pods);
+                let at = Instant::ZERO + script.at;
+                let die = Instant::ZERO + script.old_die_at;
+                Self::Script(Scripted::new(Script::swap(&old, &new, at, die)))
+            }
+            scenario::Rollout::Deployment(deployment) => {
+                let strategy = UpdateStrategy::RollingUpdate {
+                    max_surge: amount(deployment.max_surge),
+                    max_unavailable: amount(deployment.max_unavailable),
+                };
+                let spec = Deployment {
+                    replicas: deployment.replicas,
+                    strategy,
+                    min_ready: deployment.min_ready,
+                    pod: pod_spec(deployment),
+                    nodes: 1,
+                };
+                let pool = AddressPool::new(
+                    server.old_address,
+                    1 << 16,
+                    Reuse::RoundRobin,
+                    Span::from_secs(30),
+                );
+                let mut rollout = Rollout::new(spec, pool, Instant::ZERO);
+                rollout.start(Instant::ZERO + deployment.start);
+                Self::Deployment(Box::new(rollout))
+            }
+        }
+    }
+}
+
+impl Control {
+    /// The control plane of a scenario, at rest before the rollout.
+    pub fn new(scenario: &Scenario, streams: Streams) -> Self {
+        let kube_proxy = &scenario.kube_proxy;
+        let behaviours = proxy_behaviours(kube_proxy.version);
+        let mut phases = streams.stream(Purpose::Phases, 1);
+        let period = kube_proxy.check_period;
+        let drawn = Span(phases.random_range(0..period.0.max(1)));
+        let check_at = Instant::ZERO
+            + match kube_proxy.first_check {
+                Phase::Random => drawn,
+                Phase::Fixed(at) => at,
+            };
+        let config = ProxyConfig { check_interval: period, ..ProxyConfig::of(behaviours) };
+        let mut proxy = Proxy::running(config, check_at, Instant::ZERO + config.sync_period);
+        let proto = scenario.service.protocol;
+        let service = proxy.add_service(match proto {
+            Proto::Tcp => ServiceProto::Tcp,
+            Proto::Udp => ServiceProto::Udp,
+        });
+        let delays = Delays {
+            rng: streams.stream(Purpose::Rollout, 0),
+            container_start: match &scenario.rollout {
+                scenario::Rollout::Deployment(deployment) => deployment.container_start,
+                _ => scenario::Dist::Constant(Span::ZERO),
+            },
+            endpoint_latency: kube_proxy.endpoint_latency,
+            address_gone_after: scenario.server.address_gone_after,
+            probe_period: match &scenario.rollout {
+                scenario::Rollout::Deployment(deployment) => deployment.readiness.period,
+                _ => Span::ZERO,
+            },
+        };
+        Self {
+            source: Source::of(scenario),
+            delays,
+            proxy,
+            behaviours,
+            service,
+            rng: streams.stream(Purpose::Proxy, 0),
+            sync_latency: kube_proxy.sync_latency,
+            target_port: scenario.service.target_port,
+            proto,
+            log: Vec::new(),
+        }
+    }
+
+    /// When the rollout goes on.
+    pub fn next_rollout(&self) -> Option<Instant> {
+        match &self.source {
+            Source::Deployment(rollout) => rollout.next(),
+            Source::Script(script) => script.next(),
+        }
+    }
+
+    /// The next event of the rollout up to `now`.
+    pub fn poll_rollout(&mut self, now: Instant) -> Option<RolloutEvent> {
+        match &mut self.source {
+            Source::Deployment(rollout) => rollout.poll(now, &mut self.delays).map(|(_, event)| event),
+            Source::Script(script) => script.poll(now).map(|(_, event)| event),
+        }
+    }
+
+    /// A pod that drains has no connections left.
+    pub fn drained(&mut self, now: Instant, pod: PodId) {
+        if let Source::Deployment(rollout) = &mut self.source {
+            rollout.drained(now, pod);
+        }
+    }
+
+    /// The endpoints that kube-proxy uses out of those published.
+    pub fn endpoints(&self, published: &[EndpointState]) -> Vec<Endpoint> {
+        let (ips, _) = usable(published, TrafficPolicy::Cluster, 0, self.behaviours);
+        ips.into_iter().map(|ip| Endpoint::new(ip, self.target_port)).collect()
+    }
+
+    /// How long kube-proxy takes from the endpoints' change to its first change of the node.
+    pub fn draw_sync_latency(&mut self) -> Span {
+        sample(&self.sync_latency, &mut self.rng)
+    }
+
+    /// The endpoints changed; kube-proxy hears of them `watch` later.
+    pub fn endpoints_changed(&mut self, now: Instant, endpoints: Vec<Endpoint>, watch: Span) {
+        self.proxy.endpoints_changed(now, self.service, endpoints, watch);
+    }
+
+    /// When kube-proxy has something to do.
+    pub fn next_proxy(&self) -> Option<Instant> {
+        self.proxy.next()
+    }
+
+    /// Lets kube-proxy do what is due; returns what it did. With `at_once` a whole sync happens now.
+    pub fn poll_proxy(
+        &mut self,
+        now: Instant,
+        ipvs: &mut Ipvs,
+        key: ServiceKey,
+        at_once: bool,
+    ) -> std::vec::Drain<'_, ProxyLog> {
+        let mut servers = NodeServers { ipvs, key, now };
+        // The whole of a sync's latency lies before its first change; calls take no time of their own.
+        let mut draw = |_: ProxyLatency| Span::ZERO;
+        let mut io = ProxyIo {
+            ipvs: &mut servers,
+            rng: &mut self.rng,
+            draw: &mut draw,
+            log: &mut self.log,
+        };
+        if at_once {
+            self.proxy.sync_now(now, &mut io);
+        } else {
+            self.proxy.poll(now, &mut io);
+        }
+        self.log.drain(..)
+    }
+
+    /// Transport protocol of the service.
+    pub const fn proto(&self) -> Proto {
+        self.proto
+    }
+}

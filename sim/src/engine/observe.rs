@@ -1,0 +1,150 @@
+//! What is written down of a run: its counts always, its trace if somebody asked.
+
+use ipvs_model::segment::Endpoint;
+use ipvs_model::time::{Instant, Span};
+
+use super::load::Request;
+use super::trace::{Attempt, RunTrace, ServerSample, Tables, TimelineEvent, TraceOptions, TroubledRequest};
+use crate::outcome::{Cause, DELAYED_AFTER, Outcome, Recorder, RunSummary};
+
+/// Collects counts and trace.
+#[derive(Debug)]
+pub struct Observer {
+    recorder: Recorder,
+    options: TraceOptions,
+    trace: RunTrace,
+    /// SYNs a real server since the last sample, sorted by address.
+    syns: Vec<(Endpoint, u32)>,
+}
+
+impl Observer {
+    /// An observer that keeps what `options` ask for.
+    pub fn new(options: &TraceOptions) -> Self {
+        let mut options = options.clone();
+        options.tables_at.sort();
+        Self {
+            recorder: Recorder::new(),
+            options,
+            trace: RunTrace::default(),
+            syns: Vec::new(),
+        }
+    }
+
+    /// What to keep.
+    pub const fn options(&self) -> &TraceOptions {
+        &self.options
+    }
+
+    /// A request begins.
+    pub fn attempt(&mut self, request: &Request) {
+        if request.counted {
+            self.recorder.attempt(request.start);
+        }
+    }
+
+    /// A request found no local port.
+    pub fn no_port(&mut self, at: Instant, counted: bool) {
+        if !counted {
+            return;
+        }
+        self.recorder.no_port(at);
+        if self.options.attempts {
+            self.trace.attempts.push(Attempt {
+                start: at,
+                end: at,
+                port: 0,
+                outcome: Outcome::PortsExhausted,
+                connect: None,
+            });
+        }
+    }
+
+    /// A connection was opened.
+    pub fn connection(&mut self) {
+        self.recorder.connection();
+    }
+
+    /// A request ended.
+    pub fn ended(&mut self, at: Instant, request: &Request, outcome: Outcome, client: Endpoint) {
+        if !request.counted {
+            return;
+        }
+        let connect = if request.opened {
+            request.connected.map(|connected| connected.since(request.start))
+        } else {
+            None
+        };
+        let cause = request.trouble.unwrap_or(Cause::Other);
+        let late = connect.is_some_and(|span| span > DELAYED_AFTER);
+        if outcome == Outcome::Answered {
+            self.recorder.answered(at, connect.unwrap_or(Span::ZERO), request.trouble);
+        } else {
+            self.recorder.failed(at, outcome, cause);
+        }
+        let troubled = outcome != Outcome::Answered || late;
+        if troubled && self.trace.troubled.len() < self.options.requests_max {
+            self.trace.troubled.push(TroubledRequest {
+                number: request.number,
+                start: request.start,
+                end: at,
+                client,
+                outcome,
+                cause,
+                server: request.server,
+                rule: request.rule,
+                port_idle: request.port_idle,
+            });
+        }
+        if self.options.attempts {
+            self.trace.attempts.push(Attempt {
+                start: request.start,
+                end: at,
+                port: request.port,
+                outcome,
+                connect,
+            });
+        }
+    }
+
+    /// A packet crossed the node.
+    pub fn packet(&mut self) {
+        self.recorder.packets(1);
+    }
+
+    /// A SYN was forwarded to a real server.
+    pub fn syn(&mut self, server: Endpoint) {
+        if self.options.sample_every.is_none() {
+            return;
+        }
+        match self.syns.binary_search_by_key(&server, |(addr, _)| *addr) {
+            Ok(at) => self.syns[at].1 += 1,
+            Err(at) => self.syns.insert(at, (server, 1)),
+        }
+    }
+
+    /// A sample of a real server; the SYNs that it got are filled in here.
+    pub fn server(&mut self, mut sample: ServerSample) {
+        if let Ok(at) = self.syns.binary_search_by_key(&sample.server, |(addr, _)| *addr) {
+            sample.syns = core::mem::take(&mut self.syns[at].1);
+        }
+        self.trace.servers.push(sample);
+    }
+
+    /// Something happened to pods, kube-proxy or the load.
+    pub fn event(&mut self, at: Instant, pod: Option<Endpoint>, what: impl Into<String>) {
+        if self.options.sample_every.is_some() {
+            self.trace.events.push(TimelineEvent { at, pod, what: what.into() });
+        }
+    }
+
+    /// The tables at a moment.
+    pub fn tables(&mut self, tables: Tables) {
+        self.trace.tables.push(tables);
+    }
+
+    /// The run ended.
+    pub fn finish(mut self, end: Instant, events: u64) -> (RunSummary, RunTrace) {
+        self.trace.events.sort_by_key(|event| event.at);
+        (self.recorder.finish(end, events), self.trace)
+    }
+}

@@ -1,0 +1,36 @@
+//! Questions asked of many runs: a sweep over a grid of settings, with estimates, intervals and a rule to stop.
+//!
+//! An experiment knows no engine: it calls a [`Runner`] with a [`Point`] and a seed and gets the integers of
+//! one run back. Everything it keeps of runs is an integer ([`tally::Tally`]); floating point starts where a
+//! tally becomes an estimate.
+//!
+//! Leaves out: paired differences between points, splitting for rare events, shards and resumption. The unit
+//! of work ([`sweep::Block`]) is made for them.
+
+pub mod clock;
+pub mod estimate;
+pub mod grid;
+pub mod seeds;
+pub mod stats;
+pub mod sweep;
+pub mod tally;
+
+use thiserror::Error;
+
+use crate::outcome::RunSummary;
+pub use grid::{Axis, Grid, Point, Setting};
+
+/// Runs one rollout.
+pub trait Runner: Sync {
+    /// The rollout at `point` with `seed`. Must depend on nothing else, and must not share a random stream
+    /// between points.
+    ///
+    /// # Errors
+    /// What made the run impossible.
+    fn run(&self, point: &Point, seed: u64) -> Result<RunSummary, RunError>;
+}
+
+/// Why a run was impossible.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct RunError(pub String);
