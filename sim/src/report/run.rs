@@ -91,33 +91,32 @@ fn setup(header: &Header, look: Look) -> String {
     ]];
     let facts = header.facts.iter();
     rows.extend(facts.map(|(label, words)| vec![label.clone(), words.clone()]));
+    rows.push(vec!["again".to_owned(), header.command.clone()]);
     let lines = columns("  ", &[Align::Left, Align::Left], &rows);
     format!("{}{lines}", heading(look, "Simulated", ""))
 }
 
-/// Commands that show more of the same run.
+/// Flags that show more of the same run.
 fn more(header: &Header, view: &View, summary: &RunSummary, trace: &RunTrace) -> String {
     let mut rows = Vec::new();
     let mut row = |flags: &str, words: &str| {
-        rows.push(vec![
-            format!("{} {flags}", header.command),
-            words.to_owned(),
-        ]);
+        rows.push(vec![flags.to_owned(), words.to_owned()]);
     };
     let first = trace.troubled.iter().find(|t| t.outcome.is_failure());
     if summary.failed() > view.failures as u64 {
         row("--failures 50", "more failed requests");
     }
     if let (Some(first), true) = (first, trace.tables.is_empty()) {
-        // The port alone: whatever real server its entries name, they are seen.
+        // By the client's port: whatever real server its entries name, they are seen.
         let at = first.start.as_secs() + 1;
-        let flags = format!("--tables-at {at}s --match {}", first.client);
-        row(&flags, "what the node's tables held for the first of them");
+        let flags = format!("--tables-at {at}s --match {}", first.client.ip);
+        row(&flags, "what the node's tables held soon after the first of them began");
     }
     row("--format csv", "the timeline, second by second");
     row("--attempts", "every request, as CSV");
     let lines = columns("  ", &[Align::Left, Align::Left], &rows);
-    format!("{}{lines}", heading(view.look, "More", ""))
+    let title = heading(view.look, "More: the same command with", "");
+    format!("{title}{lines}")
 }
 
 #[cfg(test)]

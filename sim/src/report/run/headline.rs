@@ -16,8 +16,11 @@ pub fn text(header: &Header, look: Look, summary: &RunSummary) -> String {
         out.push_str(&look.paint(tone, &sentence));
         out.push('\n');
     }
-    out.push_str(&details(look, summary));
-    out.push_str(&remedies(header, look, summary));
+    let parts = [details(look, summary), remedies(header, look, summary)];
+    for part in parts.iter().filter(|part| !part.is_empty()) {
+        out.push('\n');
+        out.push_str(part);
+    }
     out
 }
 
@@ -50,7 +53,10 @@ fn failed(summary: &RunSummary) -> (Tone, String) {
         let sentence = "No request got as far as to succeed or fail.".to_owned();
         return (Tone::Warn, sentence);
     }
-    let of = count_of(decided, "request", "requests");
+    let mut of = count_of(decided, "request", "requests");
+    if summary.count(Outcome::PortsExhausted) > 0 {
+        of.push_str(" that had a port");
+    }
     if failed == 0 {
         return (Tone::Good, format!("None of {of} failed."));
     }
@@ -225,7 +231,7 @@ fn remedies(header: &Header, look: Look, summary: &RunSummary) -> String {
         return String::new();
     }
     let lines = columns("  ", &[Align::Left, Align::Left], &rows);
-    let title = look.paint(Tone::Heading, "To try, added to the same command");
+    let title = look.paint(Tone::Heading, "To try: the same command with");
     format!("{title}\n{lines}")
 }
 

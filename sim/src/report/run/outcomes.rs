@@ -111,5 +111,5 @@ fn causes(look: Look, title: &str, counts: &[u64; Cause::COUNT], rules: &Rules) 
         rows.push(vec![String::new(), String::new(), words]);
     }
     let lines = columns("  ", &[Align::Right, Align::Right, Align::Left], &rows);
-    format!("{}{lines}", heading(look, title, ""))
+    format!("\n{}{lines}", heading(look, title, ""))
 }

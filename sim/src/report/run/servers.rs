@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipvs_model::segment::Endpoint;
-use ipvs_model::time::Instant;
+use ipvs_model::time::{Instant, Span};
 
 use super::{Header, heading};
 use crate::engine::trace::{RunTrace, ServerSample};
@@ -12,8 +12,10 @@ use crate::report::text::{Align, Look, columns, seconds, thousands};
 
 /// Real servers side by side; more go into further tables.
 const SERVERS_ACROSS_MAX: usize = 4;
-/// Lines a table, beside those at which a weight changed.
-const REGULAR_LINES_MAX: usize = 24;
+/// Lines a table, if not more are needed to show every change of a weight.
+const LINES_MAX: usize = 24;
+/// Lines at which no weight changed stay this far from others.
+const APART_MIN: Span = Span::from_secs(1);
 
 /// What one line shows of one real server.
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,22 +79,20 @@ fn shown(moments: &[Moment], trace: &RunTrace) -> Vec<bool> {
     if let Some(last) = shown.last_mut() {
         *last = true;
     }
-    let happened = trace
-        .events
-        .iter()
-        .map(|event| event.at)
-        .collect::<BTreeSet<_>>();
-    let room = REGULAR_LINES_MAX.saturating_sub(shown.iter().filter(|shown| **shown).count());
-    let candidates = |at_events: bool, shown: &[bool]| {
-        let places = moments.iter().enumerate();
-        let places = places.filter(|(i, m)| !shown[*i] && happened.contains(&m.0) == at_events);
-        places.map(|(index, _)| index).collect::<Vec<_>>()
-    };
-    let events = candidates(true, &shown);
-    let taken = room.min(events.len());
-    spread(&events, room).for_each(|index| shown[index] = true);
-    let regular = candidates(false, &shown);
-    spread(&regular, room - taken).for_each(|index| shown[index] = true);
+    let happened = trace.events.iter().map(|event| event.at).collect::<BTreeSet<_>>();
+    for at_events in [true, false] {
+        let room = LINES_MAX.saturating_sub(shown.iter().filter(|shown| **shown).count());
+        let mut taken = (0..moments.len()).filter(|i| shown[*i]).map(|i| moments[i].0).collect::<Vec<_>>();
+        let places = (0..moments.len()).filter(|index| {
+            let at = moments[*index].0;
+            let apart = |other: &Instant| at.since(*other).max(other.since(at)) >= APART_MIN;
+            let takes = happened.contains(&at) == at_events && taken.iter().all(apart);
+            taken.extend(takes.then_some(at));
+            takes
+        });
+        let places = places.collect::<Vec<_>>();
+        spread(&places, room).for_each(|index| shown[index] = true);
+    }
     shown
 }
 
@@ -181,12 +181,13 @@ fn with_titles(ipvs: bool, names: &[String], rows: Vec<Vec<String>>) -> String {
         let widths = (first..first + titles.len()).map(|column| width(&all, column));
         let across = widths.sum::<usize>() + 2 * (titles.len() - 1);
         let pad = name.len().saturating_sub(across);
+        // One pad for all rows: cells are aligned to the widest. The bar keeps the real servers apart.
+        let first_width = width(&all, first);
         for row in &mut all {
-            row[first] = format!("{}{}", " ".repeat(pad), row[first]);
+            row[first] = format!("| {:>width$}", row[first], width = first_width + pad);
         }
-        // The pad belongs to the widest cell of the column; shorter ones are aligned to it.
-        top.push_str(&format!("  {name:>across$}", across = across + pad));
+        top.push_str(&format!("  | {name:<across$}", across = across + pad));
     }
     let aligns = vec![Align::Right; all[0].len()];
-    format!("{top}\n{}", columns("  ", &aligns, &all))
+    format!("{}\n{}", top.trim_end(), columns("  ", &aligns, &all))
 }

@@ -14,9 +14,7 @@ const ROWS_MAX: usize = 60;
 const BUCKETS_S: [u64; 12] = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1_800, 3_600];
 /// Cells of the longest bar.
 const BAR_CELLS: u64 = 40;
-/// Stretches of equal lines with trouble are folded from this length on, and only if the timeline is too long.
-const FOLD_TROUBLE_FROM: usize = 8;
-/// Lines with trouble that stay before and after a fold.
+/// Lines that stay before and after a fold in a dead stretch.
 const FOLD_KEEPS: (usize, usize) = (3, 2);
 /// Event lines in one bucket; the rest are counted.
 const EVENT_LINES_MAX: usize = 12;
@@ -130,11 +128,7 @@ fn choose(
     let lines = |bucket: u64, fold: bool| {
         let rows = rows(header, summary, bucket);
         let lines = fold_rows(&rows, events, fold);
-        let length = lines
-            .iter()
-            .filter(|line| !matches!(line, Line::Event { .. }))
-            .count();
-        (length, lines)
+        (lines.len(), lines)
     };
     if let Some(bucket) = view.bucket_s {
         let bucket = bucket.max(1);
@@ -196,20 +190,21 @@ fn fold_rows(rows: &[Row], events: &[TimelineEvent], fold_trouble: bool) -> Vec<
     let mut lines = Vec::new();
     let mut events = events;
     let mut rest = rows;
+    let mut shown = None;
     while let Some(first) = rest.first() {
+        // An event breaks a stretch only for its own line, if nothing has changed by it.
+        let like = shown.filter(|shown| alike(shown, first));
+        let anchor = like.unwrap_or(*first);
         let event_at = events.first().map_or(u64::MAX, |event| event.at.0);
-        let same = rest.iter().take_while(|row| alike(first, row));
-        // A row in which something happens ends the stretch, so that the event stands at its place.
-        let before = same
-            .clone()
-            .take_while(|row| row.until_s * NANOS_PER_SEC <= event_at)
-            .count();
-        let length = same.count().min(before + 1);
-        fold(&rest[..length], fold_trouble, &mut lines);
+        let same = rest.iter().take_while(|row| alike(&anchor, row)).count();
+        // The row in which something happens ends the stretch, so that the event stands at its place.
+        let whole = |row: &&Row| row.until_s * NANOS_PER_SEC <= event_at;
+        let before = rest[..same].iter().take_while(whole).count();
+        let length = same.min(before + 1);
+        fold(&rest[..length], like.is_some(), fold_trouble, &mut lines);
+        shown = Some(anchor);
         rest = &rest[length..];
-        let until = rest
-            .first()
-            .map_or(u64::MAX, |row| row.from_s * NANOS_PER_SEC);
+        let until = rest.first().map_or(u64::MAX, |row| row.from_s * NANOS_PER_SEC);
         let here = events.partition_point(|event| event.at.0 < until);
         event_lines(&events[..here], &mut lines);
         events = &events[here..];
@@ -217,25 +212,27 @@ fn fold_rows(rows: &[Row], events: &[TimelineEvent], fold_trouble: bool) -> Vec<
     lines
 }
 
-fn fold(run: &[Row], fold_trouble: bool, lines: &mut Vec<Line>) {
-    let quiet = !matches!(run[0].kind, Kind::Trouble | Kind::Dead);
-    let (head, tail) = if quiet { (1, 0) } else { FOLD_KEEPS };
-    let long = if quiet {
-        run.len() > 2
-    } else {
-        fold_trouble && run.len() >= FOLD_TROUBLE_FROM
+/// Adds a stretch of like rows, folded if that saves lines. `goes_on`: the row that they are like has been shown.
+fn fold(run: &[Row], goes_on: bool, fold_trouble: bool, lines: &mut Vec<Line>) {
+    let (head, tail) = match run[0].kind {
+        Kind::Dead if fold_trouble => FOLD_KEEPS,
+        Kind::Trouble if fold_trouble => (usize::from(!goes_on), 0),
+        Kind::Dead | Kind::Trouble => (run.len(), 0),
+        Kind::Idle | Kind::Warmup | Kind::Calm => (usize::from(!goes_on), 0),
     };
-    if !long {
+    let folded = run.len().saturating_sub(head + tail);
+    if folded < 2 {
         lines.extend(run.iter().map(|row| Line::Row(*row)));
         return;
     }
-    let folded = &run[head..run.len() - tail];
-    lines.extend(run[..head].iter().map(|row| Line::Row(*row)));
+    let (first, last) = (&run[..head], &run[head + folded..]);
+    let seconds = |row: &Row| row.until_s - row.from_s;
+    lines.extend(first.iter().map(|row| Line::Row(*row)));
     lines.push(Line::Same {
-        seconds: folded.iter().map(|row| row.until_s - row.from_s).sum(),
+        seconds: run[head..head + folded].iter().map(seconds).sum(),
         kind: run[0].kind,
     });
-    lines.extend(run[run.len() - tail..].iter().map(|row| Line::Row(*row)));
+    lines.extend(last.iter().map(|row| Line::Row(*row)));
 }
 
 /// Whether a row says nothing that `first` does not say.
