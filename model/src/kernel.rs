@@ -203,6 +203,15 @@ gates! {
     /// Timestamps start at a random offset instead of at the kernel's own clock.
     TsOffsetRandom "ts-offset-random"
         since Some(v(4, 11, 0)), backports [], el7 false, "read in 4.9.115 (absent), 4.19.0; release from memory";
+    /// An inexact RST for a half-open request is challenged instead of killing it.
+    RequestResetExact "request-reset-exact"
+        since None, backports [v(6, 1, 192), v(6, 12, 117)], el7 false, "read in 6.1.192, 6.12.117; mainline release unknown";
+    /// An ICMP error takes from the machine's allowance a random 0 to 2 (before 6.12: one more than that).
+    IcmpRandomCredit "icmp-random-credit"
+        since Some(v(5, 10, 0)), backports [], el7 false, "b38e7819cae9; release from memory, taken over by stables not listed here";
+    /// An ICMP error that the limit per peer suppresses costs nothing of the machine's allowance.
+    IcmpPeerFirst "icmp-peer-first"
+        since Some(v(6, 12, 0)), backports [v(6, 1, 192)], el7 false, "8c2bd38b95f7; read in 6.12.117, 6.1.192; release from memory";
     /// ip_local_port_range ends at 60999 instead of 61000.
     PortRange60999 "port-range-60999"
         since Some(v(4, 2, 0)), backports [], el7 true, "read in 4.1 (absent), 4.4; el7 from memory";

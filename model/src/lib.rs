@@ -9,6 +9,7 @@ pub mod conntrack;
 pub mod dataplane;
 pub mod index;
 pub mod ipvs;
+pub mod icmp;
 pub mod kernel;
 pub mod node;
 pub mod kube;

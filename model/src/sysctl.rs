@@ -162,6 +162,27 @@ impl TcpSysctls {
     }
 }
 
+/// `net.ipv4.icmp_*`: how many ICMP errors a machine sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpSysctls {
+    /// `icmp_ratelimit`: milliseconds a token towards one peer (1000); 0 for no limit.
+    pub ratelimit_ms: u32,
+    /// `icmp_msgs_per_sec`: all errors together (1000).
+    pub msgs_per_sec: u32,
+    /// `icmp_msgs_burst` (50).
+    pub msgs_burst: u32,
+}
+
+impl Default for IcmpSysctls {
+    fn default() -> Self {
+        Self {
+            ratelimit_ms: 1000,
+            msgs_per_sec: 1000,
+            msgs_burst: 50,
+        }
+    }
+}
+
 /// All sysctls that the model reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sysctls {
@@ -171,6 +192,8 @@ pub struct Sysctls {
     pub ct: CtSysctls,
     /// TCP.
     pub tcp: TcpSysctls,
+    /// ICMP errors.
+    pub icmp: IcmpSysctls,
 }
 
 /// A value that a sysctl cannot have.
@@ -220,6 +243,7 @@ impl Sysctls {
             vs: VsSysctls::default(),
             ct: CtSysctls::default(),
             tcp: TcpSysctls::of(kernel),
+            icmp: IcmpSysctls::default(),
         }
     }
 
@@ -234,7 +258,21 @@ impl Sysctls {
         if let Some(name) = key.strip_prefix("net.netfilter.nf_conntrack_") {
             return self.set_ct(key, name, value);
         }
+        if let Some(name) = key.strip_prefix("net.ipv4.icmp_") {
+            return self.set_icmp(key, name, value);
+        }
         self.set_tcp(key, value)
+    }
+
+    fn set_icmp(&mut self, key: &str, name: &str, value: &str) -> Result<bool, SysctlError> {
+        let icmp = &mut self.icmp;
+        match name {
+            "ratelimit" => icmp.ratelimit_ms = number(key, value, "milliseconds, 0 for no limit")?,
+            "msgs_per_sec" => icmp.msgs_per_sec = number(key, value, "messages a second")?,
+            "msgs_burst" => icmp.msgs_burst = number(key, value, "a number of messages")?,
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 
     fn set_vs(&mut self, key: &str, name: &str, value: &str) -> Result<bool, SysctlError> {
@@ -334,6 +372,8 @@ mod tests {
             all.set("net.netfilter.nf_conntrack_tcp_timeout_close_wait", "3600"),
             Ok(true)
         );
+        assert_eq!(all.set("net.ipv4.icmp_ratelimit", "0"), Ok(true));
+        assert_eq!(all.icmp.ratelimit_ms, 0);
         assert_eq!(all.set("kernel.hostname", "node"), Ok(false));
         assert_eq!((all.vs.conn_reuse_mode, all.ct.close_wait), (0, 3600));
         assert_eq!(all.tcp.local_ports, (1024, 65000));

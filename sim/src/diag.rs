@@ -11,6 +11,8 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 /// At most so many diagnostics are shown of one text; the rest are counted.
 const DIAGS_SHOWN_MAX: usize = 40;
+/// At most so many are given to machines.
+const DIAGS_JSON_MAX: usize = 1000;
 
 /// A range of bytes in one of the texts of a [`Diagnostics`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -163,7 +165,7 @@ impl Diagnostics {
         }
         if self.diags.len() > DIAGS_SHOWN_MAX {
             let rest = self.diags.len() - DIAGS_SHOWN_MAX;
-            out.push_str(&format!("... and {rest} more of the same kind\n\n"));
+            out.push_str(&format!("... and {rest} more\n\n"));
         }
         if out.ends_with("\n\n") {
             out.pop();
@@ -220,7 +222,7 @@ impl Diagnostics {
         Some((line, column + 1))
     }
 
-    /// For machines: code, severity, message, file, line, column and help of each.
+    /// For machines: code, severity, message, file, line, column and help of each of the first thousand.
     pub fn to_json(&self) -> serde_json::Value {
         let one = |diag: &Diag| {
             let primary = diag.labels.iter().find(|label| label.primary);
@@ -238,7 +240,7 @@ impl Diagnostics {
                 "help": diag.help,
             })
         };
-        serde_json::Value::Array(self.diags.iter().map(one).collect())
+        serde_json::Value::Array(self.diags.iter().take(DIAGS_JSON_MAX).map(one).collect())
     }
 }
 

@@ -9,6 +9,7 @@
 
 pub mod bitmap;
 pub mod client;
+pub mod deadend;
 mod input;
 pub mod ports;
 pub mod rule;

@@ -57,6 +57,8 @@ pub enum Rule {
     RequestBadAck,
     /// A RST or another SYN kills the request.
     RequestReset,
+    /// A RST in the request's window that is not exactly expected: acknowledged.
+    RequestChallenge,
     /// The request becomes a connection in the accept queue.
     Accepted,
     /// The request would become a connection, but the accept queue is full: the ACK is ignored.

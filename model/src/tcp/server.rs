@@ -2,8 +2,7 @@
 //!
 //! Faithful to: `tcp_v4_rcv`, `tcp_conn_request`, `tcp_check_req`, `tcp_v4_syn_recv_sock`,
 //! `inet_csk_listen_stop` (3.10 to 6.12), facts 7.1 to 7.4.
-//! Leaves out: syncookies and the limit on half-open requests, `SO_REUSEPORT`, the challenge that kernels of
-//! 2026 send for an inexact RST at a request (here it kills the request, as before).
+//! Leaves out: syncookies and the limit on half-open requests, `SO_REUSEPORT`.
 
 use std::collections::VecDeque;
 
@@ -15,6 +14,7 @@ use super::rule::Rule;
 use super::socket::{Ctx, Event, Outcome, Socket, Stack, flag, reset_for};
 use super::state::{Input, State};
 use super::timewait::{self, Verdict};
+use crate::kernel::Gate;
 use crate::segment::{Endpoint, Flags, IcmpKind, Segment, seq_after};
 use crate::time::{Instant, Jiffies};
 
@@ -364,6 +364,10 @@ fn request_segment(
             return Outcome::of(Rule::ChallengeLimited);
         }
         return Outcome::sending(Rule::RequestOutOfWindow, socket.ack(ctx));
+    }
+    let exact = segment.seq == socket.rcv_nxt;
+    if rst && !exact && ctx.stack.kernel.has(Gate::RequestResetExact) {
+        return Outcome::sending(Rule::RequestChallenge, socket.ack(ctx));
     }
     let syn = flags.has(Flags::SYN) && !first;
     if rst || syn {

@@ -157,14 +157,12 @@ fn kernel_text(kernel: &Kernel) -> String {
     match behaviours.timer_era() {
         TimerEra::Slack => out.push_str("timers: up to 1/256 of their length late (before 4.8)\n"),
         TimerEra::Wheel => {
-            out.push_str("timers fire late by at most:");
+            out.push_str("timers fire late by at most\n");
             for (hz, sixty, twice) in lateness(behaviours) {
                 out.push_str(&format!(
-                    "  HZ {hz}: {sixty} ms of 60 s, {twice} ms of 120 s;"
+                    "  HZ {hz:>4}: {sixty:>5} ms of 60 s, {twice:>5} ms of 120 s\n"
                 ));
             }
-            out.pop();
-            out.push('\n');
         }
     }
     for (answer, title) in [

@@ -8,14 +8,15 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::diag::Diagnostics;
-use crate::scenario::overrides::SHORTCUTS;
 use crate::scenario::{Document, Loaded};
 
 pub mod exit;
 pub mod kernels;
+pub mod overrides;
 pub mod scenario;
 
 pub use exit::{CommonError, Exit};
+pub use overrides::Overrides;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -55,32 +56,6 @@ pub enum Format {
     Json,
 }
 
-/// Where a scenario comes from and what is laid over it.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct Overrides {
-    /// Set any field: a dotted path such as node.hz or client.0.ports, client.*.ports for all clients.
-    #[arg(long = "set", value_name = "PATH=VALUE")]
-    pub set: Vec<String>,
-}
-
-impl Overrides {
-    /// Lays them over a scenario.
-    ///
-    /// # Errors
-    /// If one is not `path=value`, or its path leads nowhere.
-    pub fn apply(&self, document: &mut Document) -> Result<(), CommonError> {
-        for set in &self.set {
-            let Some((path, value)) = set.split_once('=') else {
-                return Err(CommonError::Usage(format!(
-                    "--set {set}: there is no `=`; write --set PATH=VALUE, such as --set node.hz=1000"
-                )));
-            };
-            document.set(path.trim(), value.trim())?;
-        }
-        Ok(())
-    }
-}
-
 /// The scenario of a file, or the founding case's rollout, with flags laid over it; warnings go to standard error.
 ///
 /// # Errors
@@ -100,16 +75,6 @@ pub fn load(path: Option<&PathBuf>, overrides: &Overrides) -> Result<Loaded, Com
 pub fn warn(warnings: &Diagnostics) {
     // If standard error is gone there is nobody to tell.
     let _ = anstream::stderr().write_all(warnings.render(true).as_bytes());
-}
-
-/// The short names of scenario fields, for help texts.
-pub fn shortcut_help() -> String {
-    let mut out = String::from("Short names of fields:\n");
-    for short in SHORTCUTS {
-        let flag = format!("--{} {}", short.name, short.value);
-        out.push_str(&format!("  {flag:<34} {}\n", short.help));
-    }
-    out
 }
 
 /// Runs a command line; prints its errors; returns the exit code.

@@ -87,16 +87,22 @@ fn check(files: &[PathBuf], overrides: &Overrides, format: Format) -> Result<u8,
             Ok(loaded) => (summary(&loaded.scenario), loaded.warnings),
             Err(found) => {
                 code = Exit::USAGE;
-                (format!("{} mistakes", count_errors(&found)), found)
+                let count = count_errors(&found);
+                let s = if count == 1 { "" } else { "s" };
+                (format!("{count} mistake{s}"), found)
             }
         };
-        text.push_str(&found.render(true));
-        text.push_str(&format!("{}: {verdict}\n", path.display()));
-        reports.push(serde_json::json!({
-            "file": path.display().to_string(),
-            "ok": !found.has_errors(),
-            "diagnostics": found.to_json(),
-        }));
+        match format {
+            Format::Text => {
+                text.push_str(&found.render(true));
+                text.push_str(&format!("{}: {verdict}\n", path.display()));
+            }
+            Format::Json => reports.push(serde_json::json!({
+                "file": path.display().to_string(),
+                "ok": !found.has_errors(),
+                "diagnostics": found.to_json(),
+            })),
+        }
     }
     if format == Format::Json {
         text = format!("{:#}\n", serde_json::Value::Array(reports));

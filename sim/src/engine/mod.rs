@@ -2,4 +2,37 @@
 //!
 //! It knows the model and no experiment. One run is one thread and a pure function of scenario and seed.
 
+mod control;
+mod deadends;
+mod hosts;
+mod load;
+mod observe;
+pub mod queue;
+pub mod streams;
 pub mod trace;
+mod traffic;
+mod world;
+
+use crate::outcome::RunSummary;
+use crate::scenario::Scenario;
+use trace::{RunTrace, TraceOptions};
+pub use world::node_sysctls;
+
+/// What a run gives.
+#[derive(Clone, Debug)]
+pub struct RunResult {
+    /// The counts.
+    pub summary: RunSummary,
+    /// What was asked for beside them.
+    pub trace: RunTrace,
+}
+
+/// Replays a scenario with a seed.
+///
+/// # Errors
+/// If the scenario asks for something that cannot be run; the text says what to change.
+pub fn run(scenario: &Scenario, seed: u64, options: &TraceOptions) -> Result<RunResult, String> {
+    let world = world::World::new(scenario, seed, options)?;
+    let (summary, trace) = world.run();
+    Ok(RunResult { summary, trace })
+}

@@ -144,43 +144,58 @@ impl Cx {
             format!("{}.{name}", self.path())
         };
         let title = format!("`{path}` is out of range");
+        let help = if limits.start() == limits.end() {
+            format!("write {}", text(limits.start()))
+        } else {
+            format!("write {} to {}", text(limits.start()), text(limits.end()))
+        };
         let place = self.place(&path);
         self.diags.push(
             Diag::error("out-of-range", title)
                 .at(place, format!("{} is not allowed", text(&value)))
-                .help(format!(
-                    "write {} to {}",
-                    text(limits.start()),
-                    text(limits.end())
-                )),
+                .help(help),
         );
         value
     }
 
     /// Reports a word that is none of a choice's; always `None`.
     pub fn not_a_choice<T>(&mut self, tree: &Tree, words: &[&str], tables: &[&str]) -> Option<T> {
-        let given = match &tree.value {
-            Value::Text(word) => Some(word.as_str()),
-            Value::Table(table) if table.len() == 1 => Some(table[0].0.name.as_str()),
-            _ => None,
-        };
+        let title = format!("bad value for `{}`", self.path());
+        let diag = Diag::error("bad-value", title);
         let mut forms = words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>();
         forms.extend(tables.iter().map(|t| format!("{{ {t} = ... }}")));
-        let near = given.and_then(|g| nearest(g, words.iter().chain(tables).copied()));
-        let help = match near {
-            Some(near) if Some(near) == given && words.contains(&near) => {
-                format!("write \"{near}\" without a table")
-            }
-            Some(near) if tables.contains(&near) => format!("write {{ {near} = ... }}"),
-            Some(near) => format!("did you mean \"{near}\"?"),
-            None => format!("write {}", forms.join(" or ")),
+        let all = format!("write {}", forms.join(" or "));
+        let form = |name: &str| match words.contains(&name) {
+            true => format!("\"{name}\""),
+            false => format!("{{ {name} = ... }}"),
         };
-        let reason = match (given, &tree.value) {
-            (Some(_), _) => "not one of the choices".to_owned(),
-            (None, Value::Table(_)) => "a choice is a table with exactly one key".to_owned(),
-            (None, _) => format!("this is {}", tree.kind()),
+        let guess = |given: &str| {
+            let near = nearest(given, words.iter().chain(tables).copied());
+            near.map_or_else(
+                || all.clone(),
+                |near| format!("did you mean {}?", form(near)),
+            )
         };
-        self.bad(tree, &reason, &help)
+        let diag = match &tree.value {
+            Value::Text(word) => diag
+                .at(tree.place, "not one of the choices")
+                .help(guess(word)),
+            Value::Table(table) => match table.as_slice() {
+                [(key, _)] => diag
+                    .at(key.place, "not one of the choices")
+                    .help(guess(&key.name)),
+                [] => diag.at(tree.place, "nothing is chosen").help(all),
+                many => many
+                    .iter()
+                    .fold(diag, |diag, (key, _)| diag.at(key.place, "one choice"))
+                    .help("a choice has exactly one key: keep one, or set the whole field at once"),
+            },
+            _ => diag
+                .at(tree.place, format!("this is {}", tree.kind()))
+                .help(all),
+        };
+        self.diags.push(diag);
+        None
     }
 }
 

@@ -18,7 +18,7 @@ mod values;
 
 use std::path::Path;
 
-pub use overrides::Document;
+pub use overrides::{Document, FieldName};
 pub use rollout::*;
 pub use sections::*;
 pub use values::*;
@@ -28,7 +28,9 @@ use field::{Cx, Field};
 use tree::Tree;
 
 /// A scenario file longer than this is refused, in bytes.
-const TEXT_MAX: u64 = 4 << 20;
+const TEXT_MAX: u64 = 1 << 20;
+/// No array of tables and no table of sysctls is longer.
+const ENTRIES_MAX: usize = 1000;
 
 /// A scenario that can be run, with what its author should know.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,10 +99,10 @@ fn decode(tree: &Tree, sources: Vec<Source>) -> Result<Loaded, Diagnostics> {
     if !broken {
         check::check(&scenario, &mut cx);
     }
-    let found = Diagnostics {
-        sources,
-        diags: cx.diags,
-    };
+    let mut diags = cx.diags;
+    // In the order of the file, then of the flags; errors before warnings.
+    diags.sort_by_key(|diag| (diag.severity, diag.labels.first().map(|label| label.place)));
+    let found = Diagnostics { sources, diags };
     if found.has_errors() {
         return Err(found);
     }

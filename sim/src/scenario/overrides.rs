@@ -3,6 +3,7 @@
 //! Both edit the document before it is decoded, so that a flag is checked exactly like a file and an error about it
 //! shows the flag.
 
+use std::fmt;
 use std::path::Path;
 
 use super::suggest::nearest;
@@ -14,6 +15,24 @@ use crate::diag::{Diag, Diagnostics, Place, Source};
 const OVERRIDES_MAX: usize = 1000;
 /// No field lies deeper.
 const PATH_DEPTH_MAX: usize = 16;
+
+/// What a flag calls a field.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FieldName {
+    /// Its path, with `--set`.
+    Path(String),
+    /// One of [`SHORTCUTS`].
+    Short(&'static str),
+}
+
+impl fmt::Display for FieldName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => f.write_str(path),
+            Self::Short(name) => f.write_str(name),
+        }
+    }
+}
 
 /// A scenario's text with flags laid over it, not yet decoded. Cheap to clone: a sweep clones it for every point.
 #[derive(Clone, Debug)]
@@ -95,6 +114,17 @@ impl Document {
                 let wrap = ["closed", "concurrency"];
                 self.edit(&text, start, name, "client.*.arrivals", value, Some(&wrap))
             }
+        }
+    }
+
+    /// Lays one override over it, by whichever name it was given.
+    ///
+    /// # Errors
+    /// As [`Document::set`] and [`Document::set_named`].
+    pub fn set_field(&mut self, field: &FieldName, value: &str) -> Result<(), Diagnostics> {
+        match field {
+            FieldName::Path(path) => self.set(path, value),
+            FieldName::Short(name) => self.set_named(name, value),
         }
     }
 
@@ -327,67 +357,67 @@ pub const SHORTCUTS: &[Shortcut] = &[
         "ports",
         "PORTS",
         Edit::Path("client.*.ports"),
-        "ephemeral ports of the clients: how many from 32768 on, or LOW-HIGH",
+        "Ephemeral ports of the clients: how many from 32768 on, or LOW-HIGH",
     ),
     short(
         "rps",
         "RATE",
         Edit::Rate,
-        "requests a second of each client table, at constant distances unless they were Poisson",
+        "Requests a second of each client table, at constant distances unless they were Poisson",
     ),
     short(
         "concurrency",
         "N",
         Edit::Concurrency,
-        "a closed loop of so many workers in each client table",
+        "A closed loop of so many workers in each client table",
     ),
     short(
         "conn-reuse-mode",
         "0..3",
         Edit::Path("node.sysctl.net.ipv4.vs.conn_reuse_mode"),
-        "net.ipv4.vs.conn_reuse_mode of the node",
+        "Sysctl net.ipv4.vs.conn_reuse_mode of the node",
     ),
     short(
         "expire-nodest-conn",
         "0|1",
         Edit::Path("node.sysctl.net.ipv4.vs.expire_nodest_conn"),
-        "net.ipv4.vs.expire_nodest_conn of the node",
+        "Sysctl net.ipv4.vs.expire_nodest_conn of the node",
     ),
     short(
         "conntrack-max",
         "N",
         Edit::Path("node.sysctl.net.netfilter.nf_conntrack_max"),
-        "conntrack entries that the node has room for",
+        "Conntrack entries that the node has room for",
     ),
     short(
         "kernel",
         "RELEASE",
         Edit::Path("node.kernel"),
-        "kernel of the node that balances",
+        "Kernel of the node that balances",
     ),
     short(
         "client-kernel",
         "RELEASE",
         Edit::Path("client.*.kernel"),
-        "kernel of the clients, which decides how ports are chosen",
+        "Kernel of the clients, which decides how ports are chosen",
     ),
     short(
         "hz",
         "HZ",
         Edit::Path("node.hz"),
-        "timer frequency of the node: 100, 250, 300 or 1000",
+        "Timer frequency of the node: 100, 250, 300 or 1000",
     ),
     short(
         "mode",
         "ipvs|iptables",
         Edit::Path("node.mode"),
-        "data plane of the node",
+        "Data plane of the node",
     ),
     short(
         "proxy-version",
         "VERSION",
         Edit::Path("kube_proxy.version"),
-        "release of kube-proxy, or none",
+        "Release of kube-proxy, or none",
     ),
     short(
         "scheduler",
@@ -399,73 +429,73 @@ pub const SHORTCUTS: &[Shortcut] = &[
         "masquerade",
         "HOW",
         Edit::Path("kube_proxy.masquerade"),
-        "none, masquerade or random-fully",
+        "Source NAT: none, masquerade or random-fully",
     ),
     short(
         "session-affinity",
         "TIME",
         Edit::Path("service.session_affinity"),
-        "how long a client stays with its pod, or none",
+        "How long a client stays with its pod, or none",
     ),
     short(
         "clients",
         "N",
         Edit::Path("client.*.count"),
-        "hosts in each client table; they share its rate",
+        "Hosts in each client table; they share its rate",
     ),
     short(
         "closes-first",
         "server|client",
         Edit::Path("client.*.closes_first"),
-        "who sends the first FIN",
+        "Who sends the first FIN",
     ),
     short(
         "requests-per-connection",
         "N",
         Edit::Path("client.*.requests_per_connection"),
-        "keep-alive: requests on one connection",
+        "Keep-alive: requests on one connection",
     ),
     short(
         "tw-reuse",
         "0|1|2",
         Edit::Path("client.*.tcp_tw_reuse"),
-        "net.ipv4.tcp_tw_reuse of the clients",
+        "Sysctl net.ipv4.tcp_tw_reuse of the clients",
     ),
     short(
         "port-choice",
         "HOW",
         Edit::Path("client.*.port_choice"),
-        "connect, bind, or a list of ports such as [2348]",
+        "Source port: connect, bind, or a list of ports such as [2348]",
     ),
     short(
         "timeout",
         "TIME",
         Edit::Path("client.*.timeout"),
-        "when the application gives up a request, or none",
+        "When the application gives up a request, or none",
     ),
     short(
         "replicas",
         "N",
         Edit::Path("rollout.deployment.replicas"),
-        "pods of the Deployment",
+        "Pods of the Deployment",
     ),
     short(
         "pre-stop",
         "TIME",
         Edit::Path("rollout.deployment.pre_stop"),
-        "how long the preStop hook runs",
+        "How long the preStop hook runs",
     ),
     short(
         "grace-period",
         "TIME",
         Edit::Path("rollout.deployment.termination_grace_period"),
-        "terminationGracePeriodSeconds",
+        "Pod terminationGracePeriodSeconds",
     ),
     short(
         "dead-end",
         "WHAT",
         Edit::Path("server.dead_end"),
-        "what answers for a pod that is gone: blackhole, unreachable, arp-failure or reset",
+        "What answers for a pod that is gone: blackhole, unreachable, arp-failure or reset",
     ),
-    short("duration", "TIME", Edit::Path("duration"), "simulated time"),
+    short("duration", "TIME", Edit::Path("duration"), "Simulated time"),
 ];

@@ -111,7 +111,10 @@ fn range(low: &str, rest: &str, room: usize) -> Result<Vec<String>, (String, &'s
             (None, Some(factor)) => match number(factor.trim()) {
                 Some((factor, "")) if factor > SCALE && low > 0 => {
                     // A value grows by at least a billionth, or the range would never end.
-                    Box::new(move |value| (value * factor / SCALE).max(value + 1))
+                    Box::new(move |value| match value.checked_mul(factor) {
+                        Some(product) => (product / SCALE).max(value + 1),
+                        None => i128::MAX,
+                    })
                 }
                 Some((factor, "")) if factor > SCALE => {
                     return fail("it multiplies, so it must start above 0");
@@ -194,6 +197,10 @@ mod tests {
             ["4.19.57", "5.15.0-91-generic"]
         );
         assert_eq!(values("[2348,2349],connect"), ["[2348,2349]", "connect"]);
+        assert_eq!(
+            values("900000000000000M..900000000000001M x900000000000000M").len(),
+            1
+        );
         assert_eq!(values("32768-60999, 2k"), ["32768-60999", "2000"]);
     }
 

@@ -80,8 +80,9 @@ fn describe(out: &mut String, title: &str, path: &str, schema: &Json) {
     for (name, field) in properties {
         let nested = nested_sections(name, path, field);
         let default = match text(field, "x-default") {
+            default if default.is_empty() || default.len() > 110 => "see below".to_owned(),
+            default if field["oneOf"].is_array() => format!("`{}`", cell(default)),
             _ if !nested.is_empty() => "see below".to_owned(),
-            "" => "none".to_owned(),
             default => format!("`{}`", cell(default)),
         };
         let _ = writeln!(

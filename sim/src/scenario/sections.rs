@@ -66,7 +66,7 @@ section! {
         /// Whether behaviours that the release does not tell (distribution and vendor kernels) count as present.
         assume_backports: bool = false,
         /// Timer interrupts a second, CONFIG_HZ; sets how late the kernel's timers fire. Debian and Ubuntu 250,
-        /// RHEL 1000. Source: facts of the timer wheel, `kernel/time/timer.c`.
+        /// RHEL 1000. Source: `kernel/time/timer.c`, `calc_wheel_index`.
         hz: Hz = Hz(250),
         /// How long the node had been up when the run starts; it sets the phase of the timer wheel. "random" draws
         /// up to ten days anew in every run.
@@ -75,8 +75,9 @@ section! {
         mode: DataPlane = DataPlane::Ipvs,
         /// The node's own address: the source of masqueraded packets and of its ICMP errors.
         address: Ipv4Addr = Ipv4Addr::new(10, 20, 79, 226),
-        /// Raw sysctls as in `sysctl -a`, applied last: over the kernel's defaults and what kube-proxy sets. Unlike
-        /// flags, keys may stand in quotes or without.
+        /// Raw sysctls as in `sysctl -a`, applied last: over the kernel's defaults and what kube-proxy sets. Keys
+        /// may stand in quotes or without. IPVS and conntrack keys act on the node, TCP keys on clients with location
+        /// "host".
         sysctl: SysctlTable = SysctlTable::default(),
     }
 }
@@ -108,9 +109,9 @@ section! {
         /// of services take seconds.
         sync_latency: Dist = Dist::Uniform(ms(5), ms(50)),
         /// When the check that deletes drained real servers runs first; "random" draws one period anew in every run,
-        /// because it depends on when kube-proxy started.
+        /// because it depends on when kube-proxy started. Source: kube-proxy's graceful termination manager.
         first_check: Phase = Phase::Random,
-        /// Time between two checks. Source: kube-proxy `rsCheckDeleteInterval`, one minute.
+        /// Time between two checks. Source: kube-proxy `tryDeleteRs`, every minute.
         check_period: Span = secs(60); in secs(1)..=secs(86_400),
         /// Whose address the pods see. Kube-proxy masquerades NodePort traffic unless externalTrafficPolicy is Local;
         /// in the founding case the pods saw the client.
@@ -185,16 +186,18 @@ section! {
         /// Timer interrupts a second, CONFIG_HZ.
         hz: Hz = Hz(250),
         /// Ephemeral ports, net.ipv4.ip_local_port_range: both ends, or a number of ports from 32768 on. "kernel" is
-        /// 32768-60999 since 4.2, 28232 ports.
+        /// 32768-60999 since 4.2, 28232 ports, of which connect() prefers the 14116 even ones. Source:
+        /// `__inet_hash_connect`.
         ports: OrKernel<Ports> = OrKernel(None),
         /// Who chooses the source port: connect(), bind() to port 0, or the application from a list.
         port_choice: PortChoice = PortChoice::Connect,
         /// net.ipv4.tcp_tw_reuse, 0 to 2: whether connect() may take a port in TIME_WAIT. "kernel" is 2 (loopback
-        /// only) since 4.19, before 0.
+        /// only) since 4.19, before 0. Source: `tcp_twsk_unique`.
         tcp_tw_reuse: OrKernel<u8> = OrKernel(None),
         /// net.ipv4.tcp_timestamps.
         tcp_timestamps: bool = true,
-        /// net.ipv4.tcp_syn_retries, 1 to 127: how often a SYN is repeated. "kernel" is 6.
+        /// net.ipv4.tcp_syn_retries, 1 to 127: how often a SYN is repeated. "kernel" is 6: the
+        /// connect() fails after 127 s, or 131 s from 6.5 on.
         syn_retries: OrKernel<u8> = OrKernel(None),
         /// Where the clients run.
         location: Location = Location::Remote,
@@ -292,8 +295,8 @@ section! {
         keep_alive_timeout: Span = secs(75),
         /// Address of the first pod that runs at the start; the others follow.
         old_address: Ipv4Addr = Ipv4Addr::new(10, 27, 1, 245),
-        /// Address of the first pod that the rollout starts; the others follow.
-        new_address: Ipv4Addr = Ipv4Addr::new(10, 27, 1, 248),
+        /// Address of the first pod that the rollout starts; the others follow. "none" is the address after the old pods'.
+        new_address: Option<Ipv4Addr> = None,
         /// From the exit of the last container to the moment at which its address is gone; until then its node answers
         /// with RST. The default is an assumption (container runtime and CNI, 0.1 to 3 s).
         address_gone_after: Dist = Dist::Uniform(ms(100), secs(3)),
@@ -403,6 +406,20 @@ impl Client {
     pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
         let first = self.address.to_bits();
         (0..self.count).map(move |index| Ipv4Addr::from_bits(first.wrapping_add(index)))
+    }
+}
+
+impl Scenario {
+    /// Address of the first pod that the rollout starts.
+    pub fn new_address(&self) -> Ipv4Addr {
+        let after_old = self
+            .server
+            .old_address
+            .to_bits()
+            .wrapping_add(self.rollout.old_pods());
+        self.server
+            .new_address
+            .unwrap_or(Ipv4Addr::from_bits(after_old))
     }
 }
 

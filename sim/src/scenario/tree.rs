@@ -65,7 +65,9 @@ impl Tree {
             let place = error.span().map(|span| Place::new(source, span));
             Diag::error("syntax", format!("not TOML: {message}")).at(place, "")
         };
-        Err(errors.iter().map(diag).collect())
+        let mut diags = errors.iter().map(diag).collect::<Vec<_>>();
+        diags.sort_by_key(|diag| diag.labels.first().map(|label| label.place));
+        Err(diags)
     }
 
     /// The value of a flag: TOML if it is a number, a boolean, a quoted string, an array or a table, else a string.

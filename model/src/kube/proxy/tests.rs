@@ -461,6 +461,10 @@ fn the_first_sync_writes_every_wanted_server_once_per_odd_weight() {
         node.ipvs.calls,
         ["1 at 1", "1 at 1", "2 at 1", "2 at 1", "3 at 1", "3 at 1"]
     );
+    // Later syncs leave a weight that somebody else set.
+    node.ipvs.set_weight(S, pod(1), 0);
+    node.sync(secs(5), &[1, 2, 3]);
+    assert_eq!(node.ipvs.weight(S, pod(1)), Some(0));
 }
 
 /// F13, #73154: up to 1.14.0 the start leaves nothing that takes connections until the first sync.

@@ -347,6 +347,24 @@ fn min_ready_seconds_delay_every_step() {
 }
 
 #[test]
+fn a_flap_starts_min_ready_seconds_anew() {
+    let mut deployment = founding();
+    deployment.min_ready = secs(60);
+    let mut rollout = Rollout::new(deployment, pool(), at(0));
+    rollout.start(at(0));
+    rollout.set_answering(at(20), PodId(2), Answering::Refuses);
+    rollout.set_answering(at(50), PodId(2), Answering::Yes);
+    let played = play(rollout, at(300), idle);
+    let ready = played.when(|e| *e == RolloutEvent::PodReady { pod: PodId(2) });
+    let terminating = played.when(|e| matches!(e, RolloutEvent::PodTerminating { .. }));
+    assert!(ready[0] < at(20) && ready[1] > at(50), "{ready:?}");
+    assert!(
+        terminating[0] >= ready[1] + secs(60),
+        "not 60 s after the first time"
+    );
+}
+
+#[test]
 fn without_a_probe_a_pod_is_ready_before_it_listens() {
     let deployment = Deployment {
         replicas: 1,

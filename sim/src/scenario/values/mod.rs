@@ -9,6 +9,7 @@ pub use node::*;
 use serde_json::{Value as Json, json};
 pub use time::*;
 
+use super::ENTRIES_MAX;
 use super::field::{Cx, Field, Section, quoted};
 use super::tree::{Tree, Value};
 
@@ -183,6 +184,10 @@ impl<T: Section> Field for Vec<T> {
         };
         if items.is_empty() {
             return cx.bad(tree, "empty", "leave it out, or write at least one table");
+        }
+        if items.len() > ENTRIES_MAX {
+            let reason = format!("{} tables; at most {ENTRIES_MAX}", items.len());
+            return cx.bad(tree, &reason, "use `count` for hosts that are alike");
         }
         let mut all = Vec::new();
         for (index, item) in items.iter().enumerate() {

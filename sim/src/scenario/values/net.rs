@@ -145,16 +145,11 @@ impl Field for Ports {
                     return cx.bad(tree, "not a port range", help);
                 };
                 match (u16::try_from(low), u16::try_from(high)) {
-                    (Ok(0), _) => cx.bad(
-                        tree,
-                        "port 0 cannot be used",
-                        "write a range from 1 to 65535",
-                    ),
-                    (Ok(low), Ok(high)) if low <= high => Some(Self { low, high }),
-                    (Ok(_), Ok(_)) => {
+                    (Ok(1..), Ok(high)) if low > u32::from(high) => {
                         cx.bad(tree, "ends before it starts", "write the lower port first")
                     }
-                    _ => cx.bad(tree, "a port is at most 65535", help),
+                    (Ok(low @ 1..), Ok(high)) => Some(Self { low, high }),
+                    _ => cx.bad(tree, "ports are 1 to 65535", help),
                 }
             }
             _ => cx.expected(tree, "a port range", "\"32768-60999\""),

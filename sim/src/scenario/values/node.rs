@@ -6,6 +6,7 @@ use std::fmt;
 use ipvs_model::kernel::{GATES, Gate, Kernel, ParseReleaseError, Version};
 use serde_json::{Value as Json, json};
 
+use crate::scenario::ENTRIES_MAX;
 use crate::scenario::field::{Cx, Field, quoted};
 use crate::scenario::suggest::nearest;
 use crate::scenario::tree::{Tree, Value};
@@ -230,6 +231,9 @@ impl SysctlTable {
                 return;
             }
         };
+        if self.0.len() > ENTRIES_MAX {
+            return;
+        }
         // The last one wins, as with `sysctl -p`; a flag comes after the file.
         self.0.retain(|(key, _)| key != prefix);
         self.0.push((prefix.to_owned(), text));
@@ -247,6 +251,13 @@ impl Field for SysctlTable {
         }
         let mut all = Self::default();
         all.collect("", tree, cx);
+        if all.0.len() > ENTRIES_MAX {
+            return cx.bad(
+                tree,
+                "more than 1000 sysctls",
+                "keep those that the model reads",
+            );
+        }
         Some(all)
     }
 

@@ -1,0 +1,265 @@
+//! The client hosts of a run and the pods that serve it.
+
+use hashbrown::HashMap;
+use ipvs_model::kube::PodId;
+use ipvs_model::segment::Endpoint;
+use ipvs_model::sysctl::TcpSysctls;
+use ipvs_model::tcp::client::{Client, Source};
+use ipvs_model::tcp::ports::PortChooser;
+use ipvs_model::tcp::secret::{Destination, Secret};
+use ipvs_model::tcp::server::Pod;
+use ipvs_model::tcp::socket::Stack;
+use ipvs_model::time::{Clock, Instant, Span};
+use rand::rngs::ChaCha8Rng;
+use rand::{Rng, RngExt};
+use rustc_hash::FxBuildHasher;
+use std::net::Ipv4Addr;
+
+use super::streams::{Purpose, Streams};
+use crate::scenario::{Location, PortChoice, Scenario};
+
+/// Time for which any machine may have been up before the run: ten days.
+const UPTIME_MAX: Span = Span::from_secs(864_000);
+
+/// A host that opens connections: one network namespace with a kernel of its own.
+#[derive(Debug)]
+pub struct Host {
+    /// Its sockets.
+    pub client: Client,
+    /// Which of the scenario's `[[client]]` tables it belongs to.
+    pub kind: u16,
+    /// What connect() goes to.
+    pub to: Destination,
+    /// Connections that wait for their next request, the latest first to be used: port and requests left.
+    pub idle: Vec<(u16, u32)>,
+    chooser: PortChooser,
+    rng: ChaCha8Rng,
+    fixed: Vec<u16>,
+    next_fixed: usize,
+    bind: bool,
+}
+
+impl Host {
+    /// How the next connection gets its port.
+    fn source(&mut self) -> Source {
+        if self.bind {
+            return Source::BindAny { reuse_addr: false };
+        }
+        if self.fixed.is_empty() {
+            return Source::Unbound;
+        }
+        let port = self.fixed[self.next_fixed % self.fixed.len()];
+        self.next_fixed += 1;
+        Source::BindPort { port, reuse_addr: true }
+    }
+
+    /// Opens a connection to the service.
+    pub fn connect(
+        &mut self,
+        now: Instant,
+    ) -> Option<(ipvs_model::tcp::client::ConnId, ipvs_model::tcp::socket::Outcome)> {
+        let source = self.source();
+        let opened = self.client.connect(now, self.to, source, &mut self.chooser, &mut self.rng);
+        opened.ok()
+    }
+
+    /// Its address as the service sees it.
+    pub const fn address(&self) -> Ipv4Addr {
+        self.to.saddr
+    }
+}
+
+/// All client hosts, in the order of the tables, with the way from an address to its host.
+#[derive(Debug)]
+pub struct Hosts {
+    all: Vec<Host>,
+    by_address: HashMap<Ipv4Addr, u32, FxBuildHasher>,
+}
+
+impl Hosts {
+    /// The hosts of a scenario.
+    pub fn new(scenario: &Scenario, streams: Streams) -> Self {
+        let mut hosts = Self { all: Vec::new(), by_address: HashMap::default() };
+        let service = scenario.service.address;
+        for (kind, table) in scenario.client.iter().enumerate() {
+            let kernel = table.behaviours();
+            for address in table.addresses() {
+                let number = hosts.all.len() as u32;
+                let mut rng = streams.stream(Purpose::ClientKernel, number);
+                let uptime = Span(rng.random_range(0..UPTIME_MAX.0));
+                let clock = Clock::new(table.hz.0, kernel.timer_era(), uptime);
+                let secret = Secret::from_seed(rng.next_u64());
+                let stack = Stack { kernel, clock, sysctls: table.tcp(), secret };
+                // A host on the node itself reaches the virtual address from the virtual address.
+                let saddr = if table.location == Location::Host { service.ip } else { address };
+                let fixed = match &table.port_choice {
+                    PortChoice::Fixed(ports) => ports.clone(),
+                    _ => Vec::new(),
+                };
+                hosts.by_address.insert(saddr, number);
+                hosts.all.push(Host {
+                    client: Client::new(stack, &[]),
+                    kind: kind as u16,
+                    to: Destination { saddr, daddr: service.ip, dport: service.port },
+                    idle: Vec::new(),
+                    chooser: PortChooser::new(kernel, clock, secret).with_hint(rng.next_u32()),
+                    rng,
+                    fixed,
+                    next_fixed: 0,
+                    bind: table.port_choice == PortChoice::Bind,
+                });
+            }
+        }
+        hosts
+    }
+
+    /// The host of a number.
+    pub fn get(&mut self, number: u32) -> &mut Host {
+        &mut self.all[number as usize]
+    }
+
+    /// The host that has an address.
+    pub fn at(&self, address: Ipv4Addr) -> Option<u32> {
+        self.by_address.get(&address).copied()
+    }
+
+    /// Addresses and port ranges, so that the node can keep its entries in arrays.
+    pub fn port_ranges(&self) -> impl Iterator<Item = (Ipv4Addr, (u16, u16))> + '_ {
+        self.all
+            .iter()
+            .map(|host| (host.address(), host.client.stack().sysctls.local_ports))
+    }
+}
+
+/// What the server process knows of a connection, and its filed timer.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// The moment for which a timer event waits in the queue.
+    pub filed: Instant,
+    /// Bytes of the request being read.
+    pub received: u32,
+    /// Requests read.
+    pub requests: u32,
+    /// Responses written.
+    pub served: u32,
+    /// The process has closed it.
+    pub closed: bool,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        Self { filed: Instant::NEVER, received: 0, requests: 0, served: 0, closed: false }
+    }
+}
+
+/// A pod with an address.
+#[derive(Debug)]
+pub struct PodHost {
+    /// Its number in the rollout.
+    pub id: PodId,
+    /// Its network stack; `None` until it listens.
+    pub pod: Option<Pod>,
+    /// Address and port.
+    pub address: Endpoint,
+    /// When the process ended.
+    pub exited: Option<Instant>,
+    /// When the address went.
+    pub gone: Option<Instant>,
+    /// Whether it answers past the node.
+    pub direct: bool,
+    /// It stops listening and waits for its connections.
+    pub draining: bool,
+    /// Connections.
+    pub peers: HashMap<u64, Peer, FxBuildHasher>,
+    /// Connections that the process has not closed.
+    pub open: u32,
+}
+
+/// All pods there have been, newest last.
+#[derive(Debug, Default)]
+pub struct Pods {
+    all: Vec<PodHost>,
+    stack: Option<Stack>,
+    backlog: u32,
+}
+
+impl Pods {
+    /// No pods yet, on nodes with the scenario's server kernel.
+    pub fn new(scenario: &Scenario, streams: Streams) -> Self {
+        let mut rng = streams.stream(Purpose::PodKernel, 0);
+        let kernel = scenario.server.behaviours();
+        let uptime = Span(rng.random_range(0..UPTIME_MAX.0));
+        let clock = Clock::new(scenario.server.hz.0, kernel.timer_era(), uptime);
+        let secret = Secret::from_seed(rng.next_u64());
+        let stack = Stack { kernel, clock, sysctls: TcpSysctls::of(kernel), secret };
+        Self { all: Vec::new(), stack: Some(stack), backlog: scenario.server.backlog }
+    }
+
+    /// A pod got its address. `direct`: it answers past the node.
+    pub fn add(&mut self, id: PodId, address: Endpoint, direct: bool) {
+        self.all.push(PodHost {
+            id,
+            pod: None,
+            address,
+            exited: None,
+            gone: None,
+            direct,
+            draining: false,
+            peers: HashMap::default(),
+            open: 0,
+        });
+    }
+
+    /// A pod's application listens.
+    pub fn listen(&mut self, id: PodId) {
+        let (stack, backlog) = (self.stack, self.backlog);
+        if let (Some(host), Some(stack)) = (self.by_id(id), stack) {
+            host.pod = Some(Pod::new(stack, host.address, backlog));
+        }
+    }
+
+    /// The place of a pod by its number.
+    pub fn place(&self, id: PodId) -> Option<u32> {
+        self.all.iter().position(|host| host.id == id).map(|at| at as u32)
+    }
+
+    /// A pod by its number.
+    pub fn by_id(&mut self, id: PodId) -> Option<&mut PodHost> {
+        self.all.iter_mut().find(|host| host.id == id)
+    }
+
+    /// The place of the newest pod that has or had an address.
+    pub fn at(&self, ip: Ipv4Addr) -> Option<u32> {
+        self.all.iter().rposition(|host| host.address.ip == ip).map(|at| at as u32)
+    }
+
+    /// The pod at a place.
+    pub fn get(&mut self, place: u32) -> &mut PodHost {
+        &mut self.all[place as usize]
+    }
+
+    /// The pods' network stack.
+    pub const fn stack(&self) -> Option<&Stack> {
+        self.stack.as_ref()
+    }
+
+    /// All pods.
+    pub fn iter(&self) -> impl Iterator<Item = &PodHost> {
+        self.all.iter()
+    }
+
+    /// Whether the pod of an address cannot answer any more at `now`.
+    pub fn is_dead(&self, address: Endpoint) -> bool {
+        self.at(address.ip)
+            .is_none_or(|place| self.all[place as usize].exited.is_some())
+    }
+}
+
+/// A new pod's place among those of its generation decides whether it answers past the node.
+pub const fn answers_directly(path: crate::scenario::ReturnPath, place: u32) -> bool {
+    match path {
+        crate::scenario::ReturnPath::Node => false,
+        crate::scenario::ReturnPath::Direct => true,
+        crate::scenario::ReturnPath::FirstPodsDirect(count) => place < count,
+    }
+}

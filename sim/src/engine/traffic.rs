@@ -1,0 +1,683 @@
+//! Packets and applications: what clients, node and pods do with each other.
+
+use ipvs_model::icmp::{IcmpCause, IcmpVerdict};
+use ipvs_model::ipvs;
+use ipvs_model::kube::PodId;
+use ipvs_model::node::{Decision, Rule, Verdict};
+use ipvs_model::segment::{Endpoint, Flags, IcmpError, IcmpKind, Segment, Tuple};
+use ipvs_model::tcp::client::ConnId;
+use ipvs_model::tcp::deadend::Answer;
+use ipvs_model::tcp::rule::Rule as TcpRule;
+use ipvs_model::tcp::socket::{ConnError, Event as SocketEvent, Outcome as TcpOutcome};
+use ipvs_model::time::{Instant, Span};
+use std::net::Ipv4Addr;
+
+use super::hosts::Peer;
+use super::load::{ConnState, Request, conn_key, sample};
+use super::world::{Event, Leg, World};
+use crate::outcome::{Cause, Outcome};
+use crate::scenario::{Location, Side};
+
+/// What a rule of the node means for a request whose SYN it decided on, should the request fail.
+fn trouble(rule: Rule, server_dead: bool) -> Option<Cause> {
+    match rule {
+        Rule::Ipvs(ipvs::Rule::SynKeptAtWeightZero) => Some(Cause::PinnedToDrained),
+        Rule::Ipvs(ipvs::Rule::DroppedWeightZero | ipvs::Rule::DroppedReuse) => {
+            Some(Cause::SynDroppedOnReuse)
+        }
+        Rule::Ipvs(ipvs::Rule::DroppedDeleted | ipvs::Rule::BlackholedDeleted) => {
+            Some(Cause::PinnedToDeleted)
+        }
+        Rule::Ipvs(ipvs::Rule::NoDestination) | Rule::IptablesNoEndpoint => {
+            Some(Cause::NoDestination)
+        }
+        Rule::IptablesKept if server_dead => Some(Cause::PinnedByConntrack),
+        Rule::Conntrack(ipvs_model::conntrack::CtRule::TableFull) => Some(Cause::ConntrackFull),
+        Rule::Conntrack(_) => Some(Cause::NatPortsExhausted),
+        _ if server_dead => Some(Cause::EndpointLag),
+        _ => None,
+    }
+}
+
+impl World<'_> {
+    // The load.
+
+    pub(super) fn on_arrival(&mut self, kind: u16) {
+        if let Some(next) = self.loads[usize::from(kind)].next_arrival() {
+            self.queue.at(next, Event::Arrival(kind));
+        }
+        self.begin(kind, 0);
+    }
+
+    /// A request starts: on an idle connection, or on a new one.
+    pub(super) fn begin(&mut self, kind: u16, worker: u32) {
+        let load = &self.loads[usize::from(kind)];
+        if self.now >= load.stop {
+            return;
+        }
+        let number = self.begun;
+        self.begun += 1;
+        let closed_loop = matches!(
+            self.scenario.client[usize::from(kind)].arrivals,
+            crate::scenario::Arrivals::Closed(_)
+        );
+        let host = load.host(if closed_loop { u64::from(worker) } else { number });
+        let counted = self.now >= Instant::ZERO + self.scenario.warmup;
+        let manners = self.manners[usize::from(kind)];
+        let mut request = Request {
+            number,
+            kind,
+            host,
+            worker,
+            start: self.now,
+            counted,
+            port: 0,
+            connected: None,
+            opened: false,
+            received: 0,
+            left: manners.requests.saturating_sub(1),
+            trouble: None,
+            server: None,
+            rule: "",
+            port_idle: None,
+            wrong_service: false,
+            serial: 0,
+        };
+        if let Some((port, left)) = self.hosts.get(host).idle.pop() {
+            (request.port, request.left, request.connected) = (port, left, Some(self.now));
+            self.enter(request);
+            self.ask(host, port);
+            return;
+        }
+        let Some((id, outcome)) = self.hosts.get(host).connect(self.now) else {
+            self.observer.no_port(self.now, counted);
+            self.next_of_worker(kind, worker);
+            return;
+        };
+        (request.port, request.opened) = (id.port(), true);
+        let key = conn_key(host, id.port());
+        request.port_idle =
+            self.conns.get(&key).map(|conn| self.now.since(conn.ended)).filter(|idle| *idle > Span::ZERO);
+        self.observer.connection();
+        self.enter(request);
+        self.client_did(host, id.port(), &outcome);
+    }
+
+    /// Registers a request, its connection and its timeouts.
+    fn enter(&mut self, request: Request) {
+        self.observer.attempt(&request);
+        let manners = self.manners[usize::from(request.kind)];
+        let (slot, serial) = self.requests.insert(request);
+        let key = conn_key(request.host, request.port);
+        self.conns.entry(key).or_insert(ConnState::new(slot)).request = slot;
+        if request.opened
+            && let Some(conn) = self.conns.get_mut(&key)
+        {
+            conn.filed = Instant::NEVER;
+        }
+        if let Some(timeout) = manners.timeout {
+            self.queue.at(self.now + timeout, Event::GiveUp(slot, serial, false));
+        }
+        if let (Some(timeout), true) = (manners.connect_timeout, request.opened) {
+            self.queue.at(self.now + timeout, Event::GiveUp(slot, serial, true));
+        }
+    }
+
+    fn next_of_worker(&mut self, kind: u16, worker: u32) {
+        if let Some(think) = self.loads[usize::from(kind)].think_time() {
+            // A worker whose request ended at once must not spin at one moment for ever.
+            let pause = think.max(Span::from_micros(100));
+            self.queue.at(self.now + pause, Event::Worker(kind, worker));
+        }
+    }
+
+    pub(super) fn give_up(&mut self, slot: u32, serial: u64, connecting: bool) {
+        let Some(request) = self.requests.tenant(slot, serial) else { return };
+        if connecting && request.connected.is_some() {
+            return;
+        }
+        let outcome = match request.connected {
+            Some(_) => Outcome::ResponseTimeout,
+            None => Outcome::ConnectTimeout,
+        };
+        let (host, port) = (request.host, request.port);
+        self.end(slot, outcome);
+        self.close_client(host, port);
+    }
+
+    /// A request ends.
+    fn end(&mut self, slot: u32, outcome: Outcome) {
+        let Some(mut request) = self.requests.remove(slot) else { return };
+        if outcome != Outcome::Answered && request.trouble.is_none() {
+            request.trouble = Some(self.blame(&request));
+        }
+        if let Some(conn) = self.conns.get_mut(&conn_key(request.host, request.port)) {
+            (conn.request, conn.ended) = (ConnState::IDLE, self.now);
+        }
+        let client = Endpoint::new(self.hosts.get(request.host).address(), request.port);
+        self.observer.ended(self.now, &request, outcome, client);
+        self.next_of_worker(request.kind, request.worker);
+    }
+
+    /// Why a request failed that no rule had marked.
+    fn blame(&self, request: &Request) -> Cause {
+        let dead = request.server.is_some_and(|server| self.pods.is_dead(server));
+        match (request.wrong_service, request.connected, dead) {
+            (true, ..) => Cause::AddressReassigned,
+            (false, Some(_), true) => Cause::ConnectionCut,
+            (false, None, true) => Cause::EndpointLag,
+            (false, _, false) => Cause::Other,
+        }
+    }
+
+    // The client hosts.
+
+    fn client_did(&mut self, host: u32, port: u16, outcome: &TcpOutcome) {
+        for segment in outcome.segments() {
+            self.travel(Leg::ClientNode, Event::AtNode(*segment));
+        }
+        for event in outcome.events() {
+            match *event {
+                SocketEvent::Connected => self.on_connected(host, port),
+                SocketEvent::Data(bytes) => self.on_data(host, port, bytes),
+                SocketEvent::PeerClosed => self.on_peer_closed(host, port),
+                SocketEvent::Failed(error) => self.on_failed(host, port, error),
+                SocketEvent::Accepted | SocketEvent::Closed => {}
+            }
+        }
+        self.file_client_timer(host, port);
+    }
+
+    fn conn_id(&mut self, host: u32, port: u16) -> Option<ConnId> {
+        let host = self.hosts.get(host);
+        let local = Endpoint::new(host.to.saddr, port);
+        host.client.find(local, Endpoint::new(host.to.daddr, host.to.dport))
+    }
+
+    fn file_client_timer(&mut self, host: u32, port: u16) {
+        let Some(id) = self.conn_id(host, port) else {
+            self.forget_conn(host, port);
+            return;
+        };
+        let client = &self.hosts.get(host).client;
+        let Some(tick) = client.timer(self.now, id) else { return };
+        let at = client.stack().clock.instant(tick).max(self.now);
+        let conn = self.conns.entry(conn_key(host, port)).or_insert(ConnState::new(ConnState::IDLE));
+        if at < conn.filed {
+            conn.filed = at;
+            self.queue.at(at, Event::ClientTimer(host, port));
+        }
+    }
+
+    /// The socket is gone. What is remembered of the port serves traces only.
+    fn forget_conn(&mut self, host: u32, port: u16) {
+        if self.observer.options().requests_max > 0 {
+            return;
+        }
+        let key = conn_key(host, port);
+        if self.conns.get(&key).is_some_and(|conn| conn.request == ConnState::IDLE) {
+            self.conns.remove(&key);
+        }
+    }
+
+    pub(super) fn on_client_timer(&mut self, host: u32, port: u16) {
+        let key = conn_key(host, port);
+        match self.conns.get_mut(&key) {
+            Some(conn) if conn.filed == self.now => conn.filed = Instant::NEVER,
+            // Filed for an earlier use of the port.
+            _ => return,
+        }
+        let Some(id) = self.conn_id(host, port) else { return };
+        let outcome = self.hosts.get(host).client.on_timer(self.now, id);
+        self.client_did(host, port, &outcome);
+    }
+
+    pub(super) fn at_client(&mut self, segment: &Segment) {
+        let Some(host) = self.hosts.at(segment.tuple.dst.ip) else { return };
+        let (_, outcome) = self.hosts.get(host).client.on_segment(self.now, segment);
+        self.client_did(host, segment.tuple.dst.port, &outcome);
+    }
+
+    pub(super) fn icmp_at_client(&mut self, error: &IcmpError) {
+        let Some(host) = self.hosts.at(error.about.src.ip) else { return };
+        let port = error.about.src.port;
+        let kind = usize::from(self.hosts.get(host).kind);
+        // On the node itself, or in a namespace on it, the error arrives while connect() still holds the socket.
+        let same_machine = self.scenario.client[kind].location != Location::Remote;
+        let request = self.conns.get(&conn_key(host, port)).map(|conn| conn.request);
+        let connecting = request
+            .and_then(|slot| self.requests.get_mut(slot))
+            .is_some_and(|request| request.connected.is_none() && self.now.since(request.start) < FIRST_SYN);
+        let (_, outcome) =
+            self.hosts.get(host).client.on_icmp(self.now, error, same_machine && connecting);
+        self.client_did(host, port, &outcome);
+    }
+
+    fn request_of(&mut self, host: u32, port: u16) -> Option<(u32, &mut Request)> {
+        let slot = self.conns.get(&conn_key(host, port))?.request;
+        self.requests.get_mut(slot).map(|request| (slot, request))
+    }
+
+    fn on_connected(&mut self, host: u32, port: u16) {
+        let now = self.now;
+        let Some((_, request)) = self.request_of(host, port) else { return };
+        request.connected = Some(now);
+        self.ask(host, port);
+    }
+
+    /// Sends the request's bytes.
+    fn ask(&mut self, host: u32, port: u16) {
+        let Some(id) = self.conn_id(host, port) else { return };
+        let now = self.now;
+        let client = self.hosts.get(host);
+        let bytes = self.manners[usize::from(client.kind)].request_bytes;
+        let outcome = client.client.send(now, id, bytes);
+        self.client_did(host, port, &outcome);
+    }
+
+    fn on_data(&mut self, host: u32, port: u16, bytes: u32) {
+        let kind = usize::from(self.hosts.get(host).kind);
+        let manners = self.manners[kind];
+        let Some((slot, request)) = self.request_of(host, port) else { return };
+        request.received += bytes;
+        if request.received < manners.response_bytes {
+            return;
+        }
+        let (left, wrong) = (request.left, request.wrong_service);
+        self.end(slot, if wrong { Outcome::WrongService } else { Outcome::Answered });
+        if left > 0 {
+            self.hosts.get(host).idle.push((port, left - 1));
+        } else if manners.closes_first == Side::Client {
+            self.close_client(host, port);
+        }
+    }
+
+    fn on_peer_closed(&mut self, host: u32, port: u16) {
+        let waiting = self.request_of(host, port).map(|(slot, _)| slot);
+        self.hosts.get(host).idle.retain(|(idle, _)| *idle != port);
+        self.close_client(host, port);
+        if let Some(slot) = waiting {
+            self.end(slot, Outcome::Reset);
+        }
+    }
+
+    fn on_failed(&mut self, host: u32, port: u16, error: ConnError) {
+        self.hosts.get(host).idle.retain(|(idle, _)| *idle != port);
+        let Some((slot, request)) = self.request_of(host, port) else { return };
+        let outcome = match (error, request.connected) {
+            (ConnError::Refused, None) => Outcome::Refused,
+            (ConnError::HostUnreachable | ConnError::NetUnreachable, _) => Outcome::HostUnreachable,
+            (ConnError::TimedOut, None) => Outcome::ConnectTimeout,
+            (ConnError::TimedOut, Some(_)) => Outcome::ResponseTimeout,
+            _ => Outcome::Reset,
+        };
+        self.end(slot, outcome);
+    }
+
+    fn close_client(&mut self, host: u32, port: u16) {
+        let Some(id) = self.conn_id(host, port) else { return };
+        let outcome = self.hosts.get(host).client.close(self.now, id, false);
+        self.client_did(host, port, &outcome);
+    }
+
+    // The node.
+
+    pub(super) fn at_node(&mut self, segment: &Segment) {
+        let decision = self.node.packet(self.now, segment, &mut self.node_rng);
+        self.observer.packet();
+        if segment.flags.is_plain_syn() {
+            self.note_syn(segment, &decision);
+        }
+        match decision.verdict {
+            Verdict::Forward(out) => self.route(out),
+            Verdict::Local { answer: Some(answer) } => self.route(answer),
+            Verdict::Local { answer: None } | Verdict::Drop => {}
+            Verdict::Reject(kind) => self.send_icmp(kind, segment.tuple),
+        }
+    }
+
+    /// Writes down what the node did with the SYN of a request.
+    fn note_syn(&mut self, segment: &Segment, decision: &Decision) {
+        let server = match decision.verdict {
+            Verdict::Forward(out) => Some(out.tuple.dst),
+            _ => decision.entry.map(|entry| {
+                let dest = self.node.ipvs.table().get(entry).dest();
+                self.node.ipvs.dests().get(dest).addr
+            }),
+        };
+        if let Some(server) = server {
+            self.observer.syn(server);
+        }
+        let dead = server.is_some_and(|server| self.pods.is_dead(server));
+        let Some(host) = self.hosts.at(segment.tuple.src.ip) else { return };
+        let Some((_, request)) = self.request_of(host, segment.tuple.src.port) else { return };
+        if server.is_some() {
+            request.server = server;
+        }
+        if request.rule.is_empty() {
+            request.rule = decision.rule.describe();
+        }
+        let repeated = decision.rule == Rule::Ipvs(ipvs::Rule::SynKept);
+        match trouble(decision.rule, dead) {
+            // A repeated SYN on its own entry tells nothing new.
+            Some(_) if repeated && request.trouble.is_some() => {}
+            Some(cause) => request.trouble = Some(cause),
+            None => {}
+        }
+    }
+
+    /// A packet leaves the node.
+    fn route(&mut self, segment: Segment) {
+        if self.hosts.at(segment.tuple.dst.ip).is_some() {
+            self.travel(Leg::ClientNode, Event::AtClient(segment));
+        } else {
+            self.travel(Leg::NodePod, Event::AtPod(segment));
+        }
+    }
+
+    /// The node tries to send an ICMP error about a client's packet, named as the client knows it.
+    fn send_icmp(&mut self, kind: IcmpKind, about: Tuple) {
+        let verdict =
+            self.icmp.allow(self.now, about.src.ip, IcmpCause::Direct, &mut self.node_rng);
+        if verdict == IcmpVerdict::Sent {
+            let error = IcmpError { kind, from: self.scenario.node.address, about };
+            self.travel(Leg::ClientNode, Event::Icmp(error));
+        }
+    }
+
+    /// An error about a packet that had left the node for a pod goes back through the node, which translates it.
+    fn icmp_from_network(&mut self, kind: IcmpKind, about: Tuple) {
+        let tick = self.node.ipvs.clock().jiffies(self.now);
+        let original = self.node.ct.find(tick, &about.reversed()).map(|ct| self.node.ct.entry(ct.slot).orig);
+        let about = original.unwrap_or(Tuple { dst: self.key.addr, ..about });
+        self.send_icmp(kind, about);
+    }
+
+    // The pods.
+
+    pub(super) fn at_pod(&mut self, segment: &Segment) {
+        let ip = segment.tuple.dst.ip;
+        if let Some(place) = self.dead_ends.place(ip) {
+            let answer = self.dead_ends.on_segment(place, self.now, segment);
+            if let Some(at) = self.dead_ends.file(place) {
+                self.queue.at(at, Event::DeadEnd(place));
+            }
+            return self.dead_end_answers(answer, segment);
+        }
+        let Some(place) = self.pods.at(ip) else { return };
+        let now = self.now;
+        let host = self.pods.get(place);
+        let outcome = match &mut host.pod {
+            Some(pod) => pod.on_segment(now, segment),
+            // The container has not begun to listen.
+            None => {
+                let answer = ipvs_model::node::reset_for(segment);
+                if let Some(answer) = answer {
+                    self.from_pod(place, answer);
+                }
+                return;
+            }
+        };
+        if segment.flags.is_plain_syn() {
+            self.note_pods_answer(segment, &outcome);
+        }
+        self.pod_did(place, segment.tuple.src, &outcome);
+    }
+
+    fn dead_end_answers(&mut self, answer: Answer, segment: &Segment) {
+        match answer {
+            Answer::Lost | Answer::Queued => {}
+            Answer::Icmp(kind) => self.icmp_from_network(kind, segment.tuple),
+            Answer::Segment(answer) => self.travel(Leg::NodePod, Event::AtNode(answer)),
+            Answer::NewOwner => self.new_owner(segment),
+        }
+    }
+
+    /// Another service on the address takes the connection and answers, whatever it is asked: only that it answers is
+    /// modelled, by a handshake and a response that mark the request as answered by the wrong service.
+    fn new_owner(&mut self, segment: &Segment) {
+        let tuple = segment.tuple.reversed();
+        let mut answer = Segment::new(tuple, Flags::ACK);
+        answer.ack = segment.end_seq();
+        if segment.flags.is_plain_syn() {
+            answer.flags = Flags::SYN.with(Flags::ACK);
+            answer.options.wscale = segment.options.wscale;
+        } else if segment.len > 0 {
+            answer.seq = 1;
+            answer.len = 1;
+            answer.flags = Flags::ACK.with(Flags::PSH);
+            self.mark_wrong_service(segment.tuple);
+        } else if segment.flags.has(Flags::FIN) {
+            answer.seq = 2;
+            answer.flags = Flags::FIN.with(Flags::ACK);
+        } else {
+            return;
+        }
+        self.travel(Leg::NodePod, Event::AtNode(answer));
+    }
+
+    fn mark_wrong_service(&mut self, about: Tuple) {
+        let tick = self.node.ipvs.clock().jiffies(self.now);
+        let original = self.node.ct.find(tick, &about.reversed()).map(|ct| self.node.ct.entry(ct.slot).orig);
+        let client = original.unwrap_or(about).src;
+        let Some(host) = self.hosts.at(client.ip) else { return };
+        if let Some((slot, request)) = self.request_of(host, client.port) {
+            request.wrong_service = true;
+            request.trouble = Some(Cause::AddressReassigned);
+            self.end(slot, Outcome::WrongService);
+            self.close_client(host, client.port);
+        }
+    }
+
+    pub(super) fn dead_end_timer(&mut self, place: u32) {
+        for about in self.dead_ends.on_timer(place, self.now) {
+            self.icmp_from_network(IcmpKind::HostUnreachable, about);
+        }
+        if let Some(at) = self.dead_ends.file(place) {
+            self.queue.at(at, Event::DeadEnd(place));
+        }
+    }
+
+    /// Whether a pod's answer to a SYN explains a failure to come.
+    fn note_pods_answer(&mut self, segment: &Segment, outcome: &TcpOutcome) {
+        let cause = match outcome.rule {
+            TcpRule::AcceptQueueFull => Cause::ListenQueueFull,
+            TcpRule::ChallengeAck
+            | TcpRule::ChallengeLimited
+            | TcpRule::TimeWaitAck
+            | TcpRule::TimeWaitAckLimited => Cause::StaleServerSocket,
+            _ => return,
+        };
+        let Some(host) = self.hosts.at(segment.tuple.src.ip) else { return };
+        if let Some((_, request)) = self.request_of(host, segment.tuple.src.port) {
+            request.trouble = Some(cause);
+        }
+    }
+
+    /// A pod's packet leaves: through the node, or past it.
+    fn from_pod(&mut self, place: u32, segment: Segment) {
+        if self.pods.get(place).direct {
+            self.travel(Leg::PodClient, Event::AtClient(segment));
+        } else {
+            self.travel(Leg::NodePod, Event::AtNode(segment));
+        }
+    }
+
+    fn pod_did(&mut self, place: u32, peer: Endpoint, outcome: &TcpOutcome) {
+        for segment in outcome.segments() {
+            self.from_pod(place, *segment);
+        }
+        for event in outcome.events() {
+            match *event {
+                SocketEvent::Accepted => {
+                    let host = self.pods.get(place);
+                    host.peers.insert(peer.key(), Peer::default());
+                    host.open += 1;
+                }
+                SocketEvent::Data(bytes) => self.pod_reads(place, peer, bytes),
+                SocketEvent::PeerClosed => self.pod_closes(place, peer),
+                SocketEvent::Closed | SocketEvent::Failed(_) => self.pod_forgets(place, peer),
+                SocketEvent::Connected => {}
+            }
+        }
+        self.file_pod_timer(place, peer);
+    }
+
+    fn pod_forgets(&mut self, place: u32, peer: Endpoint) {
+        let host = self.pods.get(place);
+        if let Some(gone) = host.peers.remove(&peer.key())
+            && !gone.closed
+        {
+            host.open -= 1;
+        }
+        self.maybe_drained(place);
+    }
+
+    fn maybe_drained(&mut self, place: u32) {
+        let host = self.pods.get(place);
+        if host.draining && host.open == 0 {
+            let id = host.id;
+            self.control.drained(self.now, id);
+            self.queue.at(self.now, Event::Rollout);
+        }
+    }
+
+    fn file_pod_timer(&mut self, place: u32, peer: Endpoint) {
+        let now = self.now;
+        let host = self.pods.get(place);
+        let Some(pod) = &host.pod else { return };
+        let Some(tick) = pod.timer(now, peer) else { return };
+        let Some(stack) = self.pods.stack() else { return };
+        let at = stack.clock.instant(tick).max(now);
+        let host = self.pods.get(place);
+        let state = host.peers.entry(peer.key()).or_insert(Peer { closed: true, ..Peer::default() });
+        if at < state.filed {
+            state.filed = at;
+            self.queue.at(at, Event::PodTimer(place, peer));
+        }
+    }
+
+    pub(super) fn on_pod_timer(&mut self, place: u32, peer: Endpoint) {
+        let now = self.now;
+        let host = self.pods.get(place);
+        match host.peers.get_mut(&peer.key()) {
+            Some(state) if state.filed == now => state.filed = Instant::NEVER,
+            _ => return,
+        }
+        let Some(pod) = &mut host.pod else { return };
+        let outcome = pod.on_timer(now, peer);
+        self.pod_did(place, peer, &outcome);
+    }
+
+    /// The kind of client that a peer is, as far as its address tells; masqueraded peers count as the first kind.
+    fn kind_of(&mut self, peer: Ipv4Addr) -> usize {
+        match self.hosts.at(peer) {
+            Some(host) => usize::from(self.hosts.get(host).kind),
+            None => 0,
+        }
+    }
+
+    fn pod_reads(&mut self, place: u32, peer: Endpoint, bytes: u32) {
+        let kind = self.kind_of(peer.ip);
+        let wanted = self.manners[kind].request_bytes;
+        let Some(state) = self.pods.get(place).peers.get_mut(&peer.key()) else { return };
+        state.received += bytes;
+        if state.received < wanted {
+            return;
+        }
+        state.received -= wanted;
+        state.requests += 1;
+        let delay = sample(&self.scenario.server.service_time, &mut self.service_rng);
+        self.queue.at(self.now + delay, Event::Respond(place, peer));
+    }
+
+    pub(super) fn respond(&mut self, place: u32, peer: Endpoint) {
+        let now = self.now;
+        let manners = self.manners[self.kind_of(peer.ip)];
+        let host = self.pods.get(place);
+        if host.exited.is_some() {
+            return;
+        }
+        let Some(state) = host.peers.get_mut(&peer.key()) else { return };
+        state.served += 1;
+        let served = state.served;
+        let Some(pod) = &mut host.pod else { return };
+        let outcome = pod.send(now, peer, manners.response_bytes);
+        self.pod_did(place, peer, &outcome);
+        if served >= manners.requests {
+            if manners.closes_first == Side::Server {
+                self.pod_closes(place, peer);
+            }
+        } else {
+            let idle = self.scenario.server.keep_alive_timeout;
+            self.queue.at(now + idle, Event::KeepAlive(place, peer, served));
+        }
+    }
+
+    pub(super) fn keep_alive_over(&mut self, place: u32, peer: Endpoint, served: u32) {
+        let idle = self.pods.get(place).peers.get(&peer.key()).is_some_and(|state| {
+            state.served == served && state.requests == served && !state.closed
+        });
+        if idle {
+            self.pod_closes(place, peer);
+        }
+    }
+
+    /// The server process closes a connection.
+    fn pod_closes(&mut self, place: u32, peer: Endpoint) {
+        let now = self.now;
+        let host = self.pods.get(place);
+        let Some(state) = host.peers.get_mut(&peer.key()) else { return };
+        if state.closed || host.exited.is_some() {
+            return;
+        }
+        state.closed = true;
+        host.open -= 1;
+        let Some(pod) = &mut host.pod else { return };
+        let outcome = pod.close(now, peer, false);
+        self.pod_did(place, peer, &outcome);
+        self.maybe_drained(place);
+    }
+
+    pub(super) fn pod_closes_listener(&mut self, id: PodId) {
+        let now = self.now;
+        let Some(place) = self.pods.place(id) else { return };
+        let host = self.pods.get(place);
+        host.draining = true;
+        let outcomes = host.pod.as_mut().map(|pod| pod.close_listener(now)).unwrap_or_default();
+        for (peer, outcome) in outcomes {
+            self.pod_did(place, peer, &outcome);
+        }
+        self.maybe_drained(place);
+    }
+
+    pub(super) fn pod_exits(&mut self, id: PodId) {
+        let now = self.now;
+        let Some(place) = self.pods.place(id) else { return };
+        let host = self.pods.get(place);
+        host.exited = Some(now);
+        host.draining = false;
+        let outcomes = host.pod.as_mut().map(|pod| pod.exit(now, false)).unwrap_or_default();
+        for (peer, outcome) in outcomes {
+            self.pod_did(place, peer, &outcome);
+        }
+    }
+
+    pub(super) fn pod_vanishes(&mut self, id: PodId, ip: Ipv4Addr) {
+        let now = self.now;
+        if let Some(host) = self.pods.by_id(id) {
+            host.gone = Some(now);
+            host.exited.get_or_insert(now);
+            if let Some(pod) = &mut host.pod {
+                pod.destroy();
+            }
+            host.peers.clear();
+        }
+        self.dead_ends.bury(ip, now);
+        let unreachable = *self.dead_end_kind() == crate::scenario::DeadEnd::Unreachable;
+        self.node.set_unreachable(ip, unreachable);
+    }
+}
+
+/// Before the first retransmission of a SYN: an error that comes this early can meet connect() at work.
+const FIRST_SYN: Span = Span::from_millis(500);

@@ -1,0 +1,496 @@
+//! The world of one run: hosts, node, pods and control plane, and the events that move them.
+
+use ipvs_model::conntrack::SourceNat;
+use ipvs_model::icmp::IcmpLimiter;
+use ipvs_model::ipvs::sched::{Flags as SchedFlags, Kind};
+use ipvs_model::ipvs::service::{Persistence, ServiceKey};
+use ipvs_model::ipvs::{list_connections_ipvsadm, list_services};
+use ipvs_model::conntrack::ListingStyle;
+use ipvs_model::dataplane::IptablesRules;
+use ipvs_model::kube::{ProxyAction, ProxyBehaviours, RolloutEvent, SysctlConfig, sysctls_at_start};
+use ipvs_model::node::{Balancer, Node, NodeConfig};
+use ipvs_model::segment::{Endpoint, IcmpError, Segment};
+use ipvs_model::sysctl::Sysctls;
+use ipvs_model::time::{Clock, Instant, Span};
+use rand::rngs::ChaCha8Rng;
+use rand::RngExt;
+
+use super::control::{Control, proxy_behaviours};
+use super::hosts::{Hosts, Pods, answers_directly};
+use super::load::{Conns, Load, Manners, Requests};
+use super::observe::Observer;
+use super::queue::{Lane, Queue};
+use super::streams::{Purpose, Streams};
+use super::trace::{RunTrace, ServerSample, Tables, TraceOptions};
+use crate::outcome::RunSummary;
+use crate::scenario::{self, DataPlane, DeadEnd, Dist, Masquerade, Phase, ProxyVersion, Scenario};
+
+/// How long a run may go on after its load has ended, for requests that are still open.
+const TAIL: Span = Span::from_secs(300);
+
+/// What happens.
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    /// The next request of an open loop starts.
+    Arrival(u16),
+    /// A worker of a closed loop starts its next request.
+    Worker(u16, u32),
+    /// A packet reaches the node.
+    AtNode(Segment),
+    /// A packet reaches a client host.
+    AtClient(Segment),
+    /// A packet reaches the address of a pod.
+    AtPod(Segment),
+    /// An ICMP error reaches a client host.
+    Icmp(IcmpError),
+    /// A client socket's timer may be due.
+    ClientTimer(u32, u16),
+    /// A pod socket's timer may be due.
+    PodTimer(u32, Endpoint),
+    /// The application gives up a request: slot, serial, whether only if it is not connected.
+    GiveUp(u32, u64, bool),
+    /// A pod's response is ready.
+    Respond(u32, Endpoint),
+    /// A kept-alive connection has been idle; the number of responses served then.
+    KeepAlive(u32, Endpoint, u32),
+    /// The dead end of a pod's address has something to do.
+    DeadEnd(u32),
+    /// The rollout goes on.
+    Rollout,
+    /// New endpoints reach the rules of iptables mode.
+    Rules(Vec<Endpoint>),
+    /// kube-proxy has something to do.
+    Proxy,
+    /// Real servers are sampled.
+    Sample,
+    /// Tables are listed.
+    List,
+}
+
+/// A way between two places with its latency.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Lane(Lane),
+    Random(Dist),
+}
+
+/// Which way a packet takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leg {
+    ClientNode,
+    NodePod,
+    /// From a pod past the node.
+    PodClient,
+}
+
+/// The world of one run.
+pub struct World<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) queue: Queue<Event>,
+    pub(super) now: Instant,
+    pub(super) node: Node,
+    pub(super) node_rng: ChaCha8Rng,
+    pub(super) icmp: IcmpLimiter,
+    pub(super) key: ServiceKey,
+    pub(super) control: Control,
+    pub(super) hosts: Hosts,
+    pub(super) loads: Vec<Load>,
+    pub(super) manners: Vec<Manners>,
+    pub(super) requests: Requests,
+    pub(super) conns: Conns,
+    pub(super) pods: Pods,
+    pub(super) observer: Observer,
+    pub(super) service_rng: ChaCha8Rng,
+    pub(super) begun: u64,
+    pub(super) dead_ends: super::deadends::DeadEnds,
+    network_rng: ChaCha8Rng,
+    client_node: Way,
+    node_pod: Way,
+    generation: Vec<u32>,
+    rollout_filed: Instant,
+    proxy_filed: Instant,
+    events: u64,
+}
+
+/// Sysctls of the node: kernel, then kube-proxy, then the scenario.
+///
+/// # Errors
+/// If kube-proxy does not start on this kernel, or a sysctl cannot have its value.
+pub fn node_sysctls(scenario: &Scenario) -> Result<Sysctls, String> {
+    let mut sysctls = Sysctls::of(scenario.node.behaviours());
+    let kube_proxy = &scenario.kube_proxy;
+    if kube_proxy.sets_sysctls && kube_proxy.version != ProxyVersion::None {
+        let behaviours: ProxyBehaviours = proxy_behaviours(kube_proxy.version);
+        let config = SysctlConfig::default();
+        sysctls_at_start(behaviours, &scenario.node.kernel, &config, &mut sysctls)
+            .map_err(|error| error.to_string())?;
+    }
+    for (key, value) in scenario.node_sysctl_overrides() {
+        sysctls.set(key, value).map_err(|error| error.to_string())?;
+    }
+    Ok(sysctls)
+}
+
+fn build_node(scenario: &Scenario, sysctls: Sysctls, streams: Streams) -> Node {
+    let kernel = scenario.node.behaviours();
+    let mut phases = streams.stream(Purpose::Phases, 0);
+    let drawn = Span(phases.random_range(0..864_000 * 1_000_000_000));
+    let uptime = match scenario.node.uptime {
+        Phase::Random => drawn,
+        Phase::Fixed(uptime) => uptime,
+    };
+    let balancer = match scenario.node.mode {
+        DataPlane::Ipvs => Balancer::Ipvs,
+        DataPlane::Iptables => Balancer::Iptables(IptablesRules::default()),
+    };
+    let ip = scenario.node.address;
+    let source_nat = match scenario.kube_proxy.masquerade {
+        Masquerade::None => SourceNat::NullBinding,
+        Masquerade::Masquerade => SourceNat::Masquerade { ip, random: false },
+        Masquerade::RandomFully => SourceNat::Masquerade { ip, random: true },
+    };
+    let clock = Clock::new(scenario.node.hz.0, kernel.timer_era(), uptime);
+    let config = NodeConfig { kernel, clock, sysctls, balancer, source_nat, tracking: true };
+    let mut node = Node::new(config);
+    node.add_local(ip);
+    node.add_local(scenario.service.address.ip);
+    node
+}
+
+const fn scheduler(scheduler: scenario::Scheduler) -> Kind {
+    match scheduler {
+        scenario::Scheduler::Rr => Kind::Rr,
+        scenario::Scheduler::Wrr => Kind::Wrr,
+        scenario::Scheduler::Lc => Kind::Lc,
+        scenario::Scheduler::Wlc => Kind::Wlc,
+        scenario::Scheduler::Sed => Kind::Sed,
+        scenario::Scheduler::Nq => Kind::Nq,
+        scenario::Scheduler::Sh => Kind::Sh,
+        scenario::Scheduler::Mh => Kind::Mh,
+    }
+}
+
+impl<'a> World<'a> {
+    /// The world of a scenario and seed at the start of the run.
+    ///
+    /// # Errors
+    /// If the scenario cannot be run; the text says why and what to change.
+    pub fn new(scenario: &'a Scenario, seed: u64, options: &TraceOptions) -> Result<Self, String> {
+        let streams = Streams::new(seed);
+        let sysctls = node_sysctls(scenario)?;
+        let mut node = build_node(scenario, sysctls, streams);
+        let key = ServiceKey { proto: scenario.service.protocol, addr: scenario.service.address };
+        let persistence = scenario.service.session_affinity.map(|timeout| {
+            Persistence::per_client(timeout.as_secs().clamp(1, 31 * 86_400) as u32)
+        });
+        let kind = scheduler(scenario.kube_proxy.scheduler);
+        node.ipvs
+            .add_service(key, kind, SchedFlags::default(), persistence)
+            .map_err(|error| error.to_string())?;
+        let hosts = Hosts::new(scenario, streams);
+        for (ip, ports) in hosts.port_ranges() {
+            node.ipvs.reserve(key.proto, ip, ports);
+        }
+        let end = Instant::ZERO + scenario.duration;
+        let mut first_host = 0;
+        let mut loads = Vec::new();
+        for (kind, table) in scenario.client.iter().enumerate() {
+            loads.push(Load::new(kind as u16, table, first_host, end, streams));
+            first_host += table.count;
+        }
+        let clock = *node.ipvs.clock();
+        let mut queue = Queue::default();
+        let way = |dist: Dist, queue: &mut Queue<Event>| match dist {
+            Dist::Constant(delay) => Way::Lane(queue.lane(delay)),
+            other => Way::Random(other),
+        };
+        let client_node = way(scenario.network.client_node, &mut queue);
+        let node_pod = way(scenario.network.node_pod, &mut queue);
+        let mut world = Self {
+            scenario,
+            queue,
+            now: Instant::ZERO,
+            node,
+            node_rng: streams.stream(Purpose::Node, 0),
+            icmp: IcmpLimiter::new(clock),
+            key,
+            control: Control::new(scenario, streams),
+            hosts,
+            loads,
+            manners: scenario.client.iter().map(Manners::of).collect(),
+            requests: Requests::default(),
+            conns: Conns::default(),
+            pods: Pods::new(scenario, streams),
+            observer: Observer::new(options),
+            service_rng: streams.stream(Purpose::Service, 0),
+            begun: 0,
+            dead_ends: super::deadends::DeadEnds::new(scenario, clock, streams),
+            network_rng: streams.stream(Purpose::Network, 0),
+            client_node,
+            node_pod,
+            generation: Vec::new(),
+            rollout_filed: Instant::NEVER,
+            proxy_filed: Instant::NEVER,
+            events: 0,
+        };
+        world.start();
+        Ok(world)
+    }
+
+    /// Sets up the pods of the start, with their real servers, and files the first events.
+    fn start(&mut self) {
+        while self.control.next_rollout() == Some(Instant::ZERO) {
+            let Some(event) = self.control.poll_rollout(Instant::ZERO) else { break };
+            if let RolloutEvent::EndpointsPublished { endpoints } = &event {
+                let wanted = self.control.endpoints(endpoints);
+                self.apply_rules(wanted.clone());
+                self.control.endpoints_changed(Instant::ZERO, wanted, Span::ZERO);
+            } else {
+                self.on_rollout(event);
+            }
+        }
+        if self.scenario.node.mode == DataPlane::Ipvs {
+            drop(self.control.poll_proxy(Instant::ZERO, &mut self.node.ipvs, self.key, true));
+        }
+        for kind in 0..self.loads.len() {
+            for (at, worker) in self.loads[kind].initial() {
+                let closed = self.loads[kind].think_time().is_some();
+                let kind = kind as u16;
+                let event = if closed { Event::Worker(kind, worker) } else { Event::Arrival(kind) };
+                self.queue.at(at, event);
+            }
+        }
+        if self.observer.options().sample_every.is_some() {
+            self.queue.at(Instant::ZERO, Event::Sample);
+        }
+        for at in self.observer.options().tables_at.clone() {
+            self.queue.at(at, Event::List);
+        }
+        self.file_rollout();
+        self.file_proxy();
+    }
+
+    /// Runs to the end: no request starts after the scenario's duration; those that are open may end.
+    pub fn run(mut self) -> (RunSummary, RunTrace) {
+        let end = Instant::ZERO + self.scenario.duration;
+        let last = end + TAIL;
+        while let Some((at, event)) = self.queue.pop(last) {
+            if at > end && !self.requests.any_open() {
+                break;
+            }
+            self.now = at;
+            self.events += 1;
+            self.handle(event);
+        }
+        self.observer.finish(end, self.events)
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Arrival(kind) => self.on_arrival(kind),
+            Event::Worker(kind, worker) => self.begin(kind, worker),
+            Event::AtNode(segment) => self.at_node(&segment),
+            Event::AtClient(segment) => self.at_client(&segment),
+            Event::AtPod(segment) => self.at_pod(&segment),
+            Event::Icmp(error) => self.icmp_at_client(&error),
+            Event::ClientTimer(host, port) => self.on_client_timer(host, port),
+            Event::PodTimer(pod, peer) => self.on_pod_timer(pod, peer),
+            Event::GiveUp(slot, serial, connecting) => self.give_up(slot, serial, connecting),
+            Event::Respond(pod, peer) => self.respond(pod, peer),
+            Event::KeepAlive(pod, peer, served) => self.keep_alive_over(pod, peer, served),
+            Event::DeadEnd(place) => self.dead_end_timer(place),
+            Event::Rollout => {
+                self.rollout_filed = Instant::NEVER;
+                while let Some(event) = self.control.poll_rollout(self.now) {
+                    self.on_rollout(event);
+                }
+                self.file_rollout();
+                self.file_proxy();
+            }
+            Event::Rules(endpoints) => self.apply_rules(endpoints),
+            Event::Proxy => self.on_proxy(),
+            Event::Sample => self.sample(),
+            Event::List => self.list(),
+        }
+    }
+
+    /// Sends an event down a leg of the network.
+    pub(super) fn travel(&mut self, leg: Leg, event: Event) {
+        let draw = |way: Way, world: &mut Self| match way {
+            Way::Lane(_) => Span::ZERO,
+            Way::Random(dist) => super::streams::draw(&mut world.network_rng, &dist),
+        };
+        match (leg, self.client_node, self.node_pod) {
+            (Leg::ClientNode, Way::Lane(lane), _) | (Leg::NodePod, _, Way::Lane(lane)) => {
+                self.queue.send(self.now, lane, event);
+            }
+            (Leg::ClientNode, way, _) | (Leg::NodePod, _, way) => {
+                let delay = draw(way, self);
+                self.queue.at(self.now + delay, event);
+            }
+            (Leg::PodClient, ..) => {
+                let delays = [self.scenario.network.client_node, self.scenario.network.node_pod];
+                let delay = delays
+                    .iter()
+                    .map(|dist| super::load::sample(dist, &mut self.network_rng))
+                    .fold(Span::ZERO, |sum, span| sum + span);
+                self.queue.at(self.now + delay, event);
+            }
+        }
+    }
+
+    fn file_rollout(&mut self) {
+        if let Some(at) = self.control.next_rollout()
+            && at < self.rollout_filed
+        {
+            self.rollout_filed = at;
+            self.queue.at(at.max(self.now), Event::Rollout);
+        }
+    }
+
+    fn file_proxy(&mut self) {
+        if self.scenario.node.mode == DataPlane::Iptables {
+            return;
+        }
+        if let Some(at) = self.control.next_proxy()
+            && at < self.proxy_filed
+        {
+            self.proxy_filed = at;
+            self.queue.at(at.max(self.now), Event::Proxy);
+        }
+    }
+
+    fn on_rollout(&mut self, event: RolloutEvent) {
+        let port = self.scenario.service.target_port;
+        let pods = &mut self.pods;
+        let mut at_pod = |pod, what: &str, observer: &mut Observer, now| {
+            let address = pods.by_id(pod).map(|host| host.address);
+            observer.event(now, address, what);
+        };
+        let (now, observer) = (self.now, &mut self.observer);
+        match event {
+            RolloutEvent::Started { .. } => observer.event(now, None, "rollout started"),
+            RolloutEvent::Complete { .. } => observer.event(now, None, "rollout complete"),
+            RolloutEvent::PodCreated { revision, .. } => self.generation.push(revision),
+            RolloutEvent::AddressAssigned { pod, ip } => {
+                let revision = self.generation.get(pod.0 as usize).copied().unwrap_or(0);
+                let before = (0..pod.0 as usize)
+                    .filter(|number| self.generation.get(*number).copied().unwrap_or(0) == revision)
+                    .count();
+                let direct = answers_directly(self.scenario.network.return_path, before as u32);
+                pods.add(pod, Endpoint::new(ip, port), direct);
+                self.dead_ends.revive(ip);
+                self.node.set_unreachable(ip, false);
+            }
+            RolloutEvent::Listening { pod } => pods.listen(pod),
+            RolloutEvent::PodReady { pod } => at_pod(pod, "pod ready", observer, now),
+            RolloutEvent::PodNotReady { pod } => at_pod(pod, "pod not ready", observer, now),
+            RolloutEvent::PodTerminating { pod } => at_pod(pod, "pod terminating", observer, now),
+            RolloutEvent::PreStopStarted { pod } => at_pod(pod, "preStop started", observer, now),
+            RolloutEvent::SigTerm { pod } => at_pod(pod, "SIGTERM", observer, now),
+            RolloutEvent::ListenerClosed { pod } => {
+                at_pod(pod, "listener closed", observer, now);
+                self.pod_closes_listener(pod);
+            }
+            RolloutEvent::ProcessExited { pod, killed } => {
+                let what = if killed { "process killed" } else { "process exited" };
+                at_pod(pod, what, observer, now);
+                self.pod_exits(pod);
+            }
+            RolloutEvent::AddressGone { pod, ip } => {
+                at_pod(pod, "address gone", observer, now);
+                self.pod_vanishes(pod, ip);
+            }
+            RolloutEvent::EndpointsPublished { endpoints } => {
+                let wanted = self.control.endpoints(&endpoints);
+                let watch = self.control.draw_sync_latency();
+                if self.scenario.node.mode == DataPlane::Iptables {
+                    self.queue.at(now + watch, Event::Rules(wanted));
+                } else {
+                    self.control.endpoints_changed(now, wanted, watch);
+                }
+            }
+            RolloutEvent::ContainerStarted { .. } | RolloutEvent::PodRemoved { .. } => {}
+        }
+    }
+
+    fn apply_rules(&mut self, endpoints: Vec<Endpoint>) {
+        let key = self.key;
+        if let Some(rules) = self.node.iptables_mut() {
+            let listed = endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            self.observer.event(self.now, None, format!("rules list {listed}"));
+            rules.set_endpoints(key, endpoints);
+        }
+    }
+
+    fn on_proxy(&mut self) {
+        self.proxy_filed = Instant::NEVER;
+        self.node.advance(self.now);
+        let (now, observer) = (self.now, &mut self.observer);
+        for entry in self.control.poll_proxy(now, &mut self.node.ipvs, self.key, false) {
+            let what = match entry.action {
+                ProxyAction::Added => "real server added".to_owned(),
+                ProxyAction::WeightSet(weight) => format!("weight set to {weight}"),
+                ProxyAction::Deleted => "real server deleted".to_owned(),
+                ProxyAction::Listed | ProxyAction::Unlisted | ProxyAction::Kept => continue,
+            };
+            observer.event(entry.at, Some(entry.server), what);
+        }
+        self.file_proxy();
+    }
+
+    fn sample(&mut self) {
+        self.node.advance(self.now);
+        let mut samples = Vec::new();
+        match self.node.config().balancer {
+            Balancer::Ipvs => {
+                // A deleted real server whose entries live on is shown as long as they do.
+                let listed = self.node.ipvs.real_servers(self.key).map(|server| {
+                    (server.addr, Some(server.weight), server.active, server.inactive)
+                });
+                let trashed = self.node.ipvs.dests().trash().iter().map(|id| {
+                    let dest = self.node.ipvs.dests().get(*id);
+                    (dest.addr, None, dest.active, dest.inactive)
+                });
+                samples.extend(listed.chain(trashed.filter(|(_, _, a, i)| a + i > 0)));
+            }
+            Balancer::Iptables(ref rules) => {
+                samples.extend(rules.endpoints(self.key).iter().map(|addr| (*addr, Some(1), 0, 0)));
+            }
+        }
+        samples.sort();
+        for (server, weight, active, inactive) in samples {
+            let at = self.now;
+            self.observer.server(ServerSample { at, server, weight, active, inactive, syns: 0 });
+        }
+        let end = Instant::ZERO + self.scenario.duration;
+        if let Some(every) = self.observer.options().sample_every
+            && self.now + every <= end
+        {
+            self.queue.at(self.now + every, Event::Sample);
+        }
+    }
+
+    fn list(&mut self) {
+        self.node.advance(self.now);
+        let tick = self.node.ipvs.clock().jiffies(self.now);
+        let ipvs = matches!(self.node.config().balancer, Balancer::Ipvs);
+        let mut conntrack = self.node.ct.listing(tick, ListingStyle::default()).join("\n");
+        conntrack.push('\n');
+        self.observer.tables(Tables {
+            at: self.now,
+            services: if ipvs { list_services(&self.node.ipvs) } else { String::new() },
+            connections: if ipvs {
+                list_connections_ipvsadm(&self.node.ipvs, tick)
+            } else {
+                String::new()
+            },
+            conntrack,
+        });
+    }
+
+    /// What answers for addresses that are gone.
+    pub(super) const fn dead_end_kind(&self) -> &DeadEnd {
+        &self.scenario.server.dead_end
+    }
+}
