@@ -5,6 +5,7 @@
 //! `explain`.
 
 mod examples;
+mod header;
 mod headline;
 mod machine;
 mod outcomes;
@@ -18,6 +19,7 @@ use super::text::{Align, Look, Tone, columns};
 use crate::engine::trace::RunTrace;
 use crate::outcome::RunSummary;
 
+pub use headline::recommended_flags;
 pub use machine::{FORMAT, attempts_csv, json, timeline_csv};
 
 /// What was run: the words around the results.
@@ -64,7 +66,7 @@ pub fn text(header: &Header, view: &View, summary: &RunSummary, trace: &RunTrace
         outcomes::text(view.look, summary, &trace.troubled),
         examples::text(view, summary, &trace.troubled),
         tables::text(header, view, &trace.tables),
-        more(header, view, summary, trace),
+        more(view, summary, trace),
     ];
     let parts = parts.into_iter().filter(|part| !part.is_empty());
     parts.collect::<Vec<_>>().join("\n")
@@ -97,7 +99,7 @@ fn setup(header: &Header, look: Look) -> String {
 }
 
 /// Flags that show more of the same run.
-fn more(header: &Header, view: &View, summary: &RunSummary, trace: &RunTrace) -> String {
+fn more(view: &View, summary: &RunSummary, trace: &RunTrace) -> String {
     let mut rows = Vec::new();
     let mut row = |flags: &str, words: &str| {
         rows.push(vec![flags.to_owned(), words.to_owned()]);
@@ -107,9 +109,9 @@ fn more(header: &Header, view: &View, summary: &RunSummary, trace: &RunTrace) ->
         row("--failures 50", "more failed requests");
     }
     if let (Some(first), true) = (first, trace.tables.is_empty()) {
-        // By the client's port: whatever real server its entries name, they are seen.
+        // By the client's port: whatever real server its entries name, they are found.
         let at = first.start.as_secs() + 1;
-        let flags = format!("--tables-at {at}s --match {}", first.client.ip);
+        let flags = format!("--tables-at {at}s --match {}", first.client);
         row(&flags, "what the node's tables held soon after the first of them began");
     }
     row("--format csv", "the timeline, second by second");

@@ -235,6 +235,12 @@ fn remedies(header: &Header, look: Look, summary: &RunSummary) -> String {
     format!("{title}\n{lines}")
 }
 
+/// All flags that a report may recommend, for a test that they exist.
+pub fn recommended_flags() -> Vec<&'static str> {
+    let both = |cause: &Cause| [remedies_of(*cause, true), remedies_of(*cause, false)].concat();
+    Cause::ALL.iter().flat_map(both).map(|(flag, _)| flag).collect()
+}
+
 /// Flags worth trying against a cause. Experiments, not promises: the next run tells.
 const fn remedies_of(cause: Cause, ipvs: bool) -> &'static [(&'static str, &'static str)] {
     const WIDER_PORTS: (&str, &str) = (

@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Header, examples, headline, timeline};
+use super::{Header, examples, headline, tables, timeline};
 use crate::engine::trace::{Attempt, RunTrace};
 use crate::outcome::{Cause, Outcome, RunSummary, SecondCounts};
 use crate::report::text::seconds;
@@ -13,8 +13,9 @@ use crate::report::text::seconds;
 /// Version of the JSON document; grows whenever a field is added, removed or changes its meaning.
 pub const FORMAT: u32 = 1;
 
-/// Everything that the text shows, and the whole timeline, as JSON. `failures` limits the requests in it.
-pub fn json(header: &Header, failures: usize, summary: &RunSummary, trace: &RunTrace) -> Value {
+/// Everything that the text shows, and the whole timeline, as JSON. `failures` limits the requests in it, `matching`
+/// the lines of tables.
+pub fn json(header: &Header, failures: usize, matching: Option<&str>, summary: &RunSummary, trace: &RunTrace) -> Value {
     let verdict = headline::sentences(header, summary);
     let verdict = verdict
         .into_iter()
@@ -62,7 +63,7 @@ pub fn json(header: &Header, failures: usize, summary: &RunSummary, trace: &RunT
         "events": events_json(trace),
         "servers": servers_json(trace),
         "examples": examples_json(failures, trace),
-        "tables": tables_json(trace),
+        "tables": tables_json(matching, trace),
     })
 }
 
@@ -131,9 +132,10 @@ fn examples_json(failures: usize, trace: &RunTrace) -> Value {
         .collect()
 }
 
-fn tables_json(trace: &RunTrace) -> Value {
+fn tables_json(matching: Option<&str>, trace: &RunTrace) -> Value {
     let tables = trace.tables.iter();
     tables
+        .map(|tables| tables::filtered(tables, matching))
         .map(|tables| {
             json!({
                 "at_ns": tables.at.0,

@@ -107,6 +107,10 @@ fn table(ipvs: bool, servers: &[Endpoint], moments: &[Moment], shown: &[bool]) -
     let mut rows = Vec::new();
     let mut cells = BTreeMap::<Endpoint, Cell>::new();
     for ((at, samples), shown) in moments.iter().zip(shown) {
+        for cell in cells.values_mut() {
+            // Who is not sampled is gone, entries and all.
+            *cell = Cell { syns: cell.syns, ..Cell::default() };
+        }
         for sample in *samples {
             let cell = cells.entry(sample.server).or_default();
             cell.weight = sample.weight;
