@@ -1,6 +1,6 @@
 //! The simulator: scenarios, engine, experiments and reports on top of `ipvs_model`.
-pub mod experiment;
 pub mod engine;
+pub mod experiment;
 pub mod outcome;
 
 pub mod cli;

@@ -15,6 +15,7 @@ pub mod kernels;
 pub mod overrides;
 pub mod run;
 pub mod scenario;
+pub mod sweep;
 
 pub use exit::{CommonError, Exit};
 pub use overrides::Overrides;

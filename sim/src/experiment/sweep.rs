@@ -262,7 +262,8 @@ impl Stage<'_> {
     /// Blocks in the order in which they are handed out: all points of the first runs, then of the next.
     fn block(&self, index: usize) -> Option<Block> {
         let block_runs = self.plan.block_runs.max(1);
-        let first_run = self.first_run + (index / self.points.len()) as u64 * block_runs;
+        let row = (index / self.points.len()) as u64;
+        let first_run = row.checked_mul(block_runs)?.checked_add(self.first_run)?;
         let runs = block_runs.min(self.goal.checked_sub(first_run)?);
         (runs > 0).then_some(Block {
             point: index % self.points.len(),
@@ -326,7 +327,9 @@ impl Stage<'_> {
         let rows = (self.goal - self.first_run).div_ceil(self.plan.block_runs.max(1));
         let mut waiting = BTreeMap::new();
         let mut failure: Option<(usize, SweepError)> = None;
-        let (mut row, mut received) = (0_usize, 0_u64);
+        // The blocks of the row that is not complete, in order.
+        let mut row = Vec::with_capacity(width);
+        let (mut first_waiting, mut received) = (0, 0);
         for (index, result) in results {
             received += 1;
             match result {
@@ -341,15 +344,16 @@ impl Stage<'_> {
                     }
                 }
             }
-            while waiting.range(row * width..(row + 1) * width).count() == width {
-                let block = self.block(row * width).map_or(0, |block| block.runs);
-                for point in 0..width {
-                    if let Some(tally) = waiting.remove(&(row * width + point)) {
-                        state.tallies[point].merge(&tally);
+            while let Some(tally) = waiting.remove(&first_waiting) {
+                let runs = tally.runs();
+                row.push(tally);
+                first_waiting += 1;
+                if row.len() == width {
+                    for (into, tally) in state.tallies.iter_mut().zip(row.drain(..)) {
+                        into.merge(&tally);
                     }
+                    state.runs += runs;
                 }
-                state.runs += block;
-                row += 1;
             }
             progress(&Progress {
                 runs: state.runs,

@@ -207,6 +207,20 @@ fn the_first_failing_run_is_reported_in_any_number_of_threads() {
     for _ in 0..20 {
         assert_eq!(error(8), one);
     }
+    let plan = Plan {
+        exact_runs: Some(60),
+        threads: 2,
+        block_runs: 64,
+        ..Plan::default()
+    };
+    let whole = run_sweep(
+        &Synthetic,
+        &points("0,13"),
+        &plan,
+        &Ticks::default(),
+        &mut |_| {},
+    );
+    assert_eq!(whole.expect_err("some seed is unlucky").to_string(), one);
 }
 
 #[test]
