@@ -120,7 +120,10 @@ pub fn run(args: Args) -> Result<u8, CommonError> {
     let scenario = &loaded.scenario;
     let options = options(&args, format, scenario)?;
     let sysctls = engine::node_sysctls(scenario).map_err(CommonError::Usage)?;
-    let file = args.scenario.as_ref().map(|path| path.display().to_string());
+    let file = args
+        .scenario
+        .as_ref()
+        .map(|path| path.display().to_string());
     let header = Header::of(scenario, file, args.seed, &sysctls, command(&args));
     let mut output = Output::create(args.out.as_deref())?;
 
@@ -165,8 +168,16 @@ fn options(args: &Args, format: Format, scenario: &Scenario) -> Result<TraceOpti
     }
     Ok(TraceOptions {
         sample_every: (!args.attempts).then_some(args.sample),
-        tables_at: args.tables_at.iter().map(|at| Instant::ZERO + *at).collect(),
-        requests_max: if format == Format::Csv { 0 } else { TROUBLED_KEPT.max(args.failures) },
+        tables_at: args
+            .tables_at
+            .iter()
+            .map(|at| Instant::ZERO + *at)
+            .collect(),
+        requests_max: if format == Format::Csv {
+            0
+        } else {
+            TROUBLED_KEPT.max(args.failures)
+        },
         attempts: args.attempts,
     })
 }
@@ -184,7 +195,13 @@ fn render(args: &Args, format: Format, header: &Header, result: &RunResult) -> S
             report::text(header, &view, summary, trace)
         }
         Format::Json => {
-            let json = report::json(header, args.failures, args.matching.as_deref(), summary, trace);
+            let json = report::json(
+                header,
+                args.failures,
+                args.matching.as_deref(),
+                summary,
+                trace,
+            );
             format!("{json:#}\n")
         }
         Format::Csv if args.attempts => report::attempts_csv(&trace.attempts),
@@ -213,12 +230,21 @@ fn says_utf8(locale: &str) -> bool {
 /// The command that repeats the run.
 fn command(args: &Args) -> String {
     let mut words = vec!["sim".to_owned(), "run".to_owned()];
-    words.extend(args.scenario.as_ref().map(|path| quoted(&path.display().to_string())));
+    words.extend(
+        args.scenario
+            .as_ref()
+            .map(|path| quoted(&path.display().to_string())),
+    );
     words.push(format!("--seed {:#x}", args.seed));
-    words.extend(args.overrides.given.iter().map(|(field, value)| match field {
-        FieldName::Short(name) => format!("--{name} {}", quoted(value)),
-        FieldName::Path(path) => format!("--set {}", quoted(&format!("{path}={value}"))),
-    }));
+    words.extend(
+        args.overrides
+            .given
+            .iter()
+            .map(|(field, value)| match field {
+                FieldName::Short(name) => format!("--{name} {}", quoted(value)),
+                FieldName::Path(path) => format!("--set {}", quoted(&format!("{path}={value}"))),
+            }),
+    );
     words.join(" ")
 }
 
@@ -253,7 +279,10 @@ mod tests {
 
     fn parse(flags: &[&str]) -> Result<Args, String> {
         let words = ["sim", "run"].iter().chain(flags);
-        match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
+        match Cli::try_parse_from(words)
+            .map_err(|error| error.to_string())?
+            .command
+        {
             Command::Run(args) => Ok(args),
             other => panic!("{other:?}"),
         }
@@ -292,14 +321,19 @@ mod tests {
             let error = parse(flags).unwrap_err();
             assert!(error.contains(words), "{flags:?}: {error}");
         }
-        assert!(parse(&["--match", "10.0.0.1"]).is_err(), "--match without tables");
+        assert!(
+            parse(&["--match", "10.0.0.1"]).is_err(),
+            "--match without tables"
+        );
     }
 
     #[test]
     fn contradictory_flags_are_refused_before_the_run() {
         let scenario = Scenario::default();
         let args = parse(&["--tables-at", "421s"]).unwrap();
-        let error = options(&args, Format::Text, &scenario).unwrap_err().to_string();
+        let error = options(&args, Format::Text, &scenario)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("ends after 420s"), "{error}");
         let args = parse(&["--tables-at", "1s"]).unwrap();
         assert!(options(&args, Format::Csv, &scenario).is_err());
@@ -326,8 +360,14 @@ mod tests {
 
     #[test]
     fn the_speed_line_counts_connections_and_simulated_time() {
-        let summary = RunSummary { connections: 210_000, ..RunSummary::default() };
+        let summary = RunSummary {
+            connections: 210_000,
+            ..RunSummary::default()
+        };
         let line = speed(&summary, Span::from_secs(420), 840_000_000);
-        assert_eq!(line, "210,000 connections in 0.84 s: 250,000 connections/s, 500 times real time\n");
+        assert_eq!(
+            line,
+            "210,000 connections in 0.84 s: 250,000 connections/s, 500 times real time\n"
+        );
     }
 }

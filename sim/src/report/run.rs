@@ -112,7 +112,10 @@ fn more(view: &View, summary: &RunSummary, trace: &RunTrace) -> String {
         // By the client's port: whatever real server its entries name, they are found.
         let at = first.start.as_secs() + 1;
         let flags = format!("--tables-at {at}s --match {}", first.client);
-        row(&flags, "what the node's tables held soon after the first of them began");
+        row(
+            &flags,
+            "what the node's tables held soon after the first of them began",
+        );
     }
     row("--format csv", "the timeline, second by second");
     row("--attempts", "every request, as CSV");

@@ -15,7 +15,11 @@ pub fn text(view: &View, summary: &RunSummary, troubled: &[TroubledRequest]) -> 
     let count = |is: fn(Outcome) -> bool| chosen.iter().filter(|r| is(r.outcome)).count() as u64;
     let kinds = [
         (count(Outcome::is_failure), summary.failed(), "that failed"),
-        (count(|o| o == Outcome::Answered), summary.delayed_total(), "that were late"),
+        (
+            count(|o| o == Outcome::Answered),
+            summary.delayed_total(),
+            "that were late",
+        ),
         (
             count(|o| o == Outcome::PortsExhausted),
             summary.count(Outcome::PortsExhausted),
@@ -23,8 +27,13 @@ pub fn text(view: &View, summary: &RunSummary, troubled: &[TroubledRequest]) -> 
         ),
     ];
     let remark = kinds.iter().filter(|(shown, ..)| *shown > 0);
-    let remark = remark.map(|(shown, all, what)| format!("{} of {} {what}", thousands(*shown), thousands(*all)));
-    let mut out = heading(view.look, "Examples", &remark.collect::<Vec<_>>().join(", "));
+    let remark = remark
+        .map(|(shown, all, what)| format!("{} of {} {what}", thousands(*shown), thousands(*all)));
+    let mut out = heading(
+        view.look,
+        "Examples",
+        &remark.collect::<Vec<_>>().join(", "),
+    );
     let arrow = view.look.pick("→", "->");
     for request in chosen {
         out.push_str(&example(request, arrow));
@@ -65,24 +74,24 @@ fn example(request: &TroubledRequest, arrow: &str) -> String {
         Outcome::Answered => "answered late",
         other => other.describe(),
     };
-    let took = if took.0 == 0 { String::new() } else { format!(" after {}", length(took)) };
-    let mut out = format!(
-        "  {}  {way}  {ended}{took} (request {})\n      {}\n",
+    let took = if took.0 == 0 {
+        String::new()
+    } else {
+        format!(" after {}", length(took))
+    };
+    let idle = match request.port_idle {
+        Some(idle) => format!("; the port had been idle for {}", length(idle)),
+        None if request.client.port == 0 => String::new(),
+        None => "; the port had not been used before".to_owned(),
+    };
+    let rule = match request.rule {
+        "" => String::new(),
+        rule => format!("      first SYN: {rule}\n"),
+    };
+    format!(
+        "  {}  {way}  {ended}{took} (request {})\n      {}{idle}\n{rule}",
         moment(request.start),
         thousands(request.number),
         request.cause.describe(),
-    );
-    let mut notes = Vec::new();
-    if !request.rule.is_empty() {
-        notes.push(format!("rule: {}", request.rule));
-    }
-    match request.port_idle {
-        Some(idle) => notes.push(format!("the port had been idle for {}", length(idle))),
-        None if request.client.port == 0 => {}
-        None => notes.push("the port had not been used before".to_owned()),
-    }
-    if !notes.is_empty() {
-        out.push_str(&format!("      {}\n", notes.join("; ")));
-    }
-    out
+    )
 }

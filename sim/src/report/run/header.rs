@@ -28,7 +28,9 @@ impl Header {
             facts.push(("load", format!("and {} more kinds of clients", rest + 1)));
         }
         facts.push(rollout(scenario));
-        let facts = facts.into_iter().map(|(label, words)| (label.to_owned(), words));
+        let facts = facts
+            .into_iter()
+            .map(|(label, words)| (label.to_owned(), words));
         Self {
             name: scenario.name.clone(),
             file,
@@ -83,12 +85,14 @@ fn load(client: &Client) -> Fact {
         PortChoice::Fixed(ports) => format!("{} ports of its own choice", ports.len()),
         PortChoice::Connect | PortChoice::Bind => {
             let (low, high) = client.tcp().local_ports;
-            let count = u64::from(high.saturating_sub(low)) + 1;
-            format!("{} ports ({low}-{high})", thousands(count))
+            format!(
+                "{} ports",
+                thousands(u64::from(high.saturating_sub(low)) + 1)
+            )
         }
     };
     let requests = match client.requests_per_connection {
-        1 => "a connection for each request".to_owned(),
+        1 => "a connection each".to_owned(),
         many => format!("{many} requests a connection"),
     };
     let closes = match client.closes_first {
@@ -99,7 +103,8 @@ fn load(client: &Client) -> Fact {
         Some(timeout) => format!("gives up after {}", length(timeout)),
         None => "does not give up".to_owned(),
     };
-    let words = format!("{arrivals} from {from}, {ports}, {requests}, {closes} closes first, {timeout}");
+    let words =
+        format!("{arrivals} from {from}, {ports}, {requests}, {closes} closes first, {timeout}");
     ("load", words)
 }
 

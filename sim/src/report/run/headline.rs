@@ -92,17 +92,22 @@ fn dead(header: &Header, summary: &RunSummary) -> Option<(Tone, String)> {
         Some((from, until)) => format!(", from about {from} s to {until} s"),
         None => String::new(),
     };
-    let others = match stretches.len() {
-        0 | 1 => String::new(),
-        n => format!(
-            " (and {} of 1 s or more)",
-            count_of(n as u64 - 1, "other time", "other times")
-        ),
+    let sentence = if stretches.len() > 1 {
+        let together = stretches
+            .iter()
+            .map(|(from, until)| until - from)
+            .sum::<u64>();
+        format!(
+            "The service was dead {} times, {together} s together, the longest time for {longest}{place}",
+            stretches.len()
+        )
+    } else {
+        format!("The service was dead for {longest}{place}")
     };
-    let sentence = format!(
-        "The service was dead for {longest}{place}: requests were made and not one was answered{others}."
-    );
-    Some((Tone::Bad, sentence))
+    Some((
+        Tone::Bad,
+        format!("{sentence}: requests were made and not one was answered."),
+    ))
 }
 
 fn late(summary: &RunSummary) -> Option<(Tone, String)> {
@@ -223,7 +228,13 @@ fn remedies(header: &Header, look: Look, summary: &RunSummary) -> String {
         .flat_map(|(_, cause)| remedies_of(*cause, header.ipvs))
     {
         let known = rows.iter().any(|row| row[0] == *flag);
-        if !known && rows.len() < LINES_MAX {
+        // What the command sets already is not worth proposing; people who set it know better.
+        let name = flag.split_whitespace().next().unwrap_or(flag);
+        let is_set = header
+            .command
+            .split_whitespace()
+            .any(|word| word == name && name != "--set");
+        if !known && !is_set && rows.len() < LINES_MAX {
             rows.push(vec![(*flag).to_owned(), (*words).to_owned()]);
         }
     }
@@ -238,7 +249,11 @@ fn remedies(header: &Header, look: Look, summary: &RunSummary) -> String {
 /// All flags that a report may recommend, for a test that they exist.
 pub fn recommended_flags() -> Vec<&'static str> {
     let both = |cause: &Cause| [remedies_of(*cause, true), remedies_of(*cause, false)].concat();
-    Cause::ALL.iter().flat_map(both).map(|(flag, _)| flag).collect()
+    Cause::ALL
+        .iter()
+        .flat_map(both)
+        .map(|(flag, _)| flag)
+        .collect()
 }
 
 /// Flags worth trying against a cause. Experiments, not promises: the next run tells.

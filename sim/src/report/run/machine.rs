@@ -15,7 +15,13 @@ pub const FORMAT: u32 = 1;
 
 /// Everything that the text shows, and the whole timeline, as JSON. `failures` limits the requests in it, `matching`
 /// the lines of tables.
-pub fn json(header: &Header, failures: usize, matching: Option<&str>, summary: &RunSummary, trace: &RunTrace) -> Value {
+pub fn json(
+    header: &Header,
+    failures: usize,
+    matching: Option<&str>,
+    summary: &RunSummary,
+    trace: &RunTrace,
+) -> Value {
     let verdict = headline::sentences(header, summary);
     let verdict = verdict
         .into_iter()

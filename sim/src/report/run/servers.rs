@@ -79,10 +79,17 @@ fn shown(moments: &[Moment], trace: &RunTrace) -> Vec<bool> {
     if let Some(last) = shown.last_mut() {
         *last = true;
     }
-    let happened = trace.events.iter().map(|event| event.at).collect::<BTreeSet<_>>();
+    let happened = trace
+        .events
+        .iter()
+        .map(|event| event.at)
+        .collect::<BTreeSet<_>>();
     for at_events in [true, false] {
         let room = LINES_MAX.saturating_sub(shown.iter().filter(|shown| **shown).count());
-        let mut taken = (0..moments.len()).filter(|i| shown[*i]).map(|i| moments[i].0).collect::<Vec<_>>();
+        let mut taken = (0..moments.len())
+            .filter(|i| shown[*i])
+            .map(|i| moments[i].0)
+            .collect::<Vec<_>>();
         let places = (0..moments.len()).filter(|index| {
             let at = moments[*index].0;
             let apart = |other: &Instant| at.since(*other).max(other.since(at)) >= APART_MIN;
@@ -109,7 +116,10 @@ fn table(ipvs: bool, servers: &[Endpoint], moments: &[Moment], shown: &[bool]) -
     for ((at, samples), shown) in moments.iter().zip(shown) {
         for cell in cells.values_mut() {
             // Who is not sampled is gone, entries and all.
-            *cell = Cell { syns: cell.syns, ..Cell::default() };
+            *cell = Cell {
+                syns: cell.syns,
+                ..Cell::default()
+            };
         }
         for sample in *samples {
             let cell = cells.entry(sample.server).or_default();

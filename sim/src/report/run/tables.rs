@@ -30,9 +30,19 @@ fn one(header: &Header, view: &View, tables: &Tables) -> String {
         }
     };
     if header.ipvs {
-        listing("ipvsadm -Lnc", &kept.connections, &tables.connections, LNC_TITLES);
+        listing(
+            "ipvsadm -Lnc",
+            &kept.connections,
+            &tables.connections,
+            LNC_TITLES,
+        );
     }
-    listing("cat /proc/net/nf_conntrack", &kept.conntrack, &tables.conntrack, 0);
+    listing(
+        "cat /proc/net/nf_conntrack",
+        &kept.conntrack,
+        &tables.conntrack,
+        0,
+    );
     if header.ipvs {
         out.push_str(&format!("$ ipvsadm -Ln\n{}", kept.services));
     }
@@ -64,7 +74,8 @@ pub(super) fn mentions(line: &str, words: &str) -> bool {
         words.parse::<Endpoint>().is_ok_and(|end| {
             let ways = [("src=", "sport="), ("dst=", "dport=")];
             ways.iter().any(|(ip, port)| {
-                holds(line, &format!("{ip}{}", end.ip)) && holds(line, &format!("{port}{}", end.port))
+                holds(line, &format!("{ip}{}", end.ip))
+                    && holds(line, &format!("{port}{}", end.port))
             })
         })
     };

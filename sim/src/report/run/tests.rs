@@ -367,10 +367,23 @@ const EMPTY_TABLES: Tables = Tables {
 fn a_table_filter_takes_addresses_and_ports_whole() {
     let line = "ipv4     2 tcp      6 119 SYN_SENT src=10.23.31.87 dst=10.20.79.226 sport=33000 dport=31199 [UNREPLIED] \
                 src=10.27.1.245 dst=10.23.31.87 sport=80 dport=33000 mark=0 zone=0 use=2";
-    for words in ["10.27.1.245", "sport=33000", "33000", "UNREPLIED", "10.23.31.87:33000", "10.27.1.245:80"] {
+    for words in [
+        "10.27.1.245",
+        "sport=33000",
+        "33000",
+        "UNREPLIED",
+        "10.23.31.87:33000",
+        "10.27.1.245:80",
+    ] {
         assert!(mentions(line, words), "{words}");
     }
-    for words in ["10.27.1.24", "0.27.1.245", "sport=3300", "10.23.31.87:33001", "10.27.1.246:80"] {
+    for words in [
+        "10.27.1.24",
+        "0.27.1.245",
+        "sport=3300",
+        "10.23.31.87:33001",
+        "10.27.1.246:80",
+    ] {
         assert!(!mentions(line, words), "{words}");
     }
     let line = "TCP 01:59  TIME_WAIT   10.23.31.87:33000  10.20.79.226:31199 10.27.1.245:8080";
@@ -380,7 +393,10 @@ fn a_table_filter_takes_addresses_and_ports_whole() {
 
 #[test]
 fn a_warmup_and_a_missing_load_are_said_and_not_taken_for_a_dead_service() {
-    let header = Header { warmup: Span::from_secs(60), ..header(None) };
+    let header = Header {
+        warmup: Span::from_secs(60),
+        ..header(None)
+    };
     let summary = RunSummary::default();
     let text = text(&header, &plain(5), &summary, &RunTrace::default());
     assert!(text.starts_with("No request was counted"), "{text}");
@@ -398,12 +414,22 @@ fn the_timeline_stays_on_a_screen_unless_a_bucket_is_asked_for() {
         failed: second % 7,
         ..SecondCounts::default()
     });
-    let mut summary = RunSummary { requests: 1, timeline: timeline.collect(), ..RunSummary::default() };
+    let mut summary = RunSummary {
+        requests: 1,
+        timeline: timeline.collect(),
+        ..RunSummary::default()
+    };
     summary.outcomes[Outcome::Answered.index()] = 1;
-    let header = Header { duration: Span::from_secs(3_000), ..header(None) };
+    let header = Header {
+        duration: Span::from_secs(3_000),
+        ..header(None)
+    };
     let lines = |view: &View| timeline::text(&header, view, &summary, &[]).lines().count();
     assert!(lines(&plain(0)) <= 62, "{}", lines(&plain(0)));
-    let every_second = View { bucket_s: Some(1), ..plain(0) };
+    let every_second = View {
+        bucket_s: Some(1),
+        ..plain(0)
+    };
     assert_eq!(lines(&every_second), 3_002);
 }
 
@@ -429,7 +455,10 @@ fn no_count_is_lost_between_buckets() {
 #[test]
 fn json_holds_the_verdict_and_every_second() {
     let (summary, trace) = dead_stretch();
-    let header = Header { seed: u64::MAX, ..header(None) };
+    let header = Header {
+        seed: u64::MAX,
+        ..header(None)
+    };
     let json = json(&header, 3, None, &summary, &trace);
     assert_eq!(json["format"], FORMAT);
     assert_eq!(json["seed"], "18446744073709551615");
@@ -437,7 +466,12 @@ fn json_holds_the_verdict_and_every_second() {
     assert_eq!(json["timeline"].as_array().unwrap().len(), 300);
     assert_eq!(json["dead_stretches_s"], serde_json::json!([[181, 221]]));
     assert_eq!(json["examples"].as_array().unwrap().len(), 3);
-    let keys = json.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let keys = json
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect::<Vec<_>>();
     snapshot!("run_json_keys", keys.join("\n"));
 }
 
@@ -472,9 +506,16 @@ fn examples_show_every_kind_before_more_of_one() {
     let (_, trace) = dead_stretch();
     let chosen = examples::choose(&trace.troubled, 3);
     assert_eq!(chosen.len(), 3);
-    assert!(chosen.iter().any(|request| request.outcome == Outcome::Refused));
+    assert!(
+        chosen
+            .iter()
+            .any(|request| request.outcome == Outcome::Refused)
+    );
     assert!(chosen.is_sorted_by_key(|request| request.end));
-    assert_eq!(examples::choose(&trace.troubled, usize::MAX).len(), trace.troubled.len());
+    assert_eq!(
+        examples::choose(&trace.troubled, usize::MAX).len(),
+        trace.troubled.len()
+    );
     assert!(examples::choose(&[], 5).is_empty());
 }
 
@@ -488,20 +529,44 @@ fn a_real_server_that_is_no_longer_sampled_is_shown_as_gone() {
         inactive: 7,
         syns: 3,
     };
-    let servers = vec![sample(0, 245, Some(1)), sample(0, 248, Some(1)), sample(5, 245, None), sample(5, 248, Some(1)), sample(10, 248, Some(1))];
-    let trace = RunTrace { servers, ..RunTrace::default() };
+    let servers = vec![
+        sample(0, 245, Some(1)),
+        sample(0, 248, Some(1)),
+        sample(5, 245, None),
+        sample(5, 248, Some(1)),
+        sample(10, 248, Some(1)),
+    ];
+    let trace = RunTrace {
+        servers,
+        ..RunTrace::default()
+    };
     let text = servers::text(&header(None), Look::default(), &trace);
-    let lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    let lines = text
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
     let lines = lines.collect::<Vec<_>>();
     // Deleted with entries that live on, then gone.
-    assert_eq!(lines[3..], ["0.0 | 1 1 7 3 | 1 1 7 3", "5.0 | - 1 7 3 | 1 1 7 3", "10.0 | - | 1 1 7 3"]);
+    assert_eq!(
+        lines[3..],
+        [
+            "0.0 | 1 1 7 3 | 1 1 7 3",
+            "5.0 | - 1 7 3 | 1 1 7 3",
+            "10.0 | - | 1 1 7 3"
+        ]
+    );
 }
 
 #[test]
 fn colours_change_nothing_but_colours() {
     let (summary, trace) = dead_stretch();
     let header = header(None);
-    let coloured = View { look: Look { unicode: true, colour: true }, ..unicode(5) };
+    let coloured = View {
+        look: Look {
+            unicode: true,
+            colour: true,
+        },
+        ..unicode(5)
+    };
     let coloured = text(&header, &coloured, &summary, &trace);
     assert!(coloured.contains('\u{1b}'));
     let stripped = anstream::adapter::strip_str(&coloured).to_string();

@@ -1,6 +1,7 @@
 //! The run second by second: how many requests were made, answered, failed and late, with what happened to the pods in
 //! between. Stretches in which nothing was answered stand out; stretches in which nothing changes are folded.
 
+use ipvs_model::segment::Endpoint;
 use ipvs_model::time::NANOS_PER_SEC;
 
 use super::{Header, View, heading};
@@ -8,8 +9,8 @@ use crate::engine::trace::TimelineEvent;
 use crate::outcome::{RunSummary, SecondCounts};
 use crate::report::text::{Look, Tone, seconds, thousands};
 
-/// Lines of the timeline that still are one screen; a coarser bucket is taken beyond it.
-const ROWS_MAX: usize = 60;
+/// Lines of counts that still are a screen; a coarser bucket is taken beyond it.
+const ROWS_MAX: usize = 56;
 /// Buckets to choose from, in seconds.
 const BUCKETS_S: [u64; 12] = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1_800, 3_600];
 /// Cells of the longest bar.
@@ -128,7 +129,8 @@ fn choose(
     let lines = |bucket: u64, fold: bool| {
         let rows = rows(header, summary, bucket);
         let lines = fold_rows(&rows, events, fold);
-        (lines.len(), lines)
+        let is_row = |line: &&Line| !matches!(line, Line::Event { .. });
+        (lines.iter().filter(is_row).count(), lines)
     };
     if let Some(bucket) = view.bucket_s {
         let bucket = bucket.max(1);
@@ -204,7 +206,9 @@ fn fold_rows(rows: &[Row], events: &[TimelineEvent], fold_trouble: bool) -> Vec<
         fold(&rest[..length], like.is_some(), fold_trouble, &mut lines);
         shown = Some(anchor);
         rest = &rest[length..];
-        let until = rest.first().map_or(u64::MAX, |row| row.from_s * NANOS_PER_SEC);
+        let until = rest
+            .first()
+            .map_or(u64::MAX, |row| row.from_s * NANOS_PER_SEC);
         let here = events.partition_point(|event| event.at.0 < until);
         event_lines(&events[..here], &mut lines);
         events = &events[here..];
@@ -263,15 +267,50 @@ fn alike(first: &Row, row: &Row) -> bool {
     })
 }
 
-/// Events as lines: the same thing happening to several pods in a row is one line.
+/// Events as lines, one for each millisecond in which something happened.
 fn event_lines(events: &[TimelineEvent], lines: &mut Vec<Line>) {
-    let groups = events.chunk_by(|a, b| a.what == b.what && a.pod.is_some() && b.pod.is_some());
-    let groups = groups.collect::<Vec<_>>();
-    for group in groups.iter().take(EVENT_LINES_MAX) {
-        let pods = group
-            .iter()
-            .filter_map(|event| event.pod)
-            .collect::<Vec<_>>();
+    let moments = events.chunk_by(|a, b| a.at.0 / 1_000_000 == b.at.0 / 1_000_000);
+    let moments = moments.collect::<Vec<_>>();
+    for moment in moments.iter().take(EVENT_LINES_MAX) {
+        let text = event_text(moment);
+        lines.push(Line::Event {
+            nanos: moment[0].at.0,
+            text,
+        });
+    }
+    if let Some(rest) = moments.get(EVENT_LINES_MAX..)
+        && let Some(first) = rest.first()
+    {
+        let count = rest.iter().map(|moment| moment.len()).sum::<usize>();
+        let text = format!("and {count} more events (--format json has them all)");
+        lines.push(Line::Event {
+            nanos: first[0].at.0,
+            text,
+        });
+    }
+}
+
+/// What happened at a moment: pods to which the same happened share a part, and so do happenings of the same pods.
+fn event_text(events: &[TimelineEvent]) -> String {
+    let mut by_what = Vec::<(&str, Vec<Endpoint>)>::new();
+    for event in events {
+        let known = by_what.iter_mut().find(|(what, _)| *what == event.what);
+        match known {
+            Some((_, pods)) => pods.extend(event.pod),
+            None => by_what.push((&event.what, event.pod.into_iter().collect())),
+        }
+    }
+    let mut by_pods = Vec::<(Vec<&str>, Vec<Endpoint>)>::new();
+    for (what, pods) in by_what {
+        let known = by_pods
+            .iter_mut()
+            .find(|(_, known)| !pods.is_empty() && *known == pods);
+        match known {
+            Some((whats, _)) => whats.push(what),
+            None => by_pods.push((vec![what], pods)),
+        }
+    }
+    let parts = by_pods.iter().map(|(whats, pods)| {
         let mut names = pods
             .iter()
             .take(PODS_NAMED_MAX)
@@ -280,27 +319,10 @@ fn event_lines(events: &[TimelineEvent], lines: &mut Vec<Line>) {
         if pods.len() > PODS_NAMED_MAX {
             names.push(format!("and {} more", pods.len() - PODS_NAMED_MAX));
         }
-        let mut text = group[0].what.clone();
-        if !names.is_empty() {
-            text = format!("{text}: {}", names.join(", "));
-        }
-        let (first, last) = (group[0].at.0, group[group.len() - 1].at.0);
-        if last / 1_000_000 > first / 1_000_000 {
-            text = format!("{text} (until {} s)", seconds(last, 3));
-        }
-        lines.push(Line::Event { nanos: first, text });
-    }
-    if let Some(rest) = groups.get(EVENT_LINES_MAX) {
-        let count = groups[EVENT_LINES_MAX..]
-            .iter()
-            .map(|group| group.len())
-            .sum::<usize>();
-        let text = format!("and {count} more events (--format json has them all)");
-        lines.push(Line::Event {
-            nanos: rest[0].at.0,
-            text,
-        });
-    }
+        let colon = if names.is_empty() { "" } else { ": " };
+        format!("{}{colon}{}", whats.join(", "), names.join(", "))
+    });
+    parts.collect::<Vec<_>>().join("; ")
 }
 
 const fn total(counts: &SecondCounts) -> u64 {
