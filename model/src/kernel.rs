@@ -212,6 +212,9 @@ gates! {
     /// An ICMP error that the limit per peer suppresses costs nothing of the machine's allowance.
     IcmpPeerFirst "icmp-peer-first"
         since Some(v(6, 12, 0)), backports [v(6, 1, 192)], el7 false, "8c2bd38b95f7; read in 6.12.117, 6.1.192; release from memory";
+    /// An ICMP error that a node sends at once to a client on the same machine finds connect() done, and ends it.
+    IcmpAfterConnect "icmp-after-connect"
+        since Some(v(6, 1, 0)), backports [], el7 false, "seen: absent in the 5.7.14 recording, present in 6.1.192 and 6.12.117; cause and release unknown";
     /// ip_local_port_range ends at 60999 instead of 61000.
     PortRange60999 "port-range-60999"
         since Some(v(4, 2, 0)), backports [], el7 true, "read in 4.1 (absent), 4.4; el7 from memory";

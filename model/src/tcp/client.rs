@@ -184,7 +184,7 @@ impl Client {
         let dest = self.dest(to);
         let (port, bound) = match source {
             Source::Unbound => (self.search(now, dest, chooser, rng)?, false),
-            Source::BindAny { reuse_addr } => (self.bind_any(to, reuse_addr, chooser, rng)?, true),
+            Source::BindAny { reuse_addr } => (self.bind_any(reuse_addr, chooser, rng)?, true),
             Source::BindPort { port, reuse_addr } => {
                 self.bind_port(ConnId { dest, port }, now, reuse_addr)?;
                 (port, true)
@@ -257,7 +257,6 @@ impl Client {
     /// bind() to port 0. Any socket on a port is in its way; connections of this client share one address.
     fn bind_any(
         &mut self,
-        _to: Destination,
         reuse_addr: bool,
         chooser: &PortChooser,
         rng: &mut impl rand::Rng,

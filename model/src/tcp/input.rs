@@ -392,8 +392,8 @@ impl Socket {
 
     /// An ICMP error about a segment of this socket. `owned` says that a system call of the application holds
     /// the socket at this moment: then the error is only remembered. That is so when the error comes back
-    /// while connect() is still sending, as it does to a client on the same machine as the node that sends it
-    /// (facts 1.9; seen in the 5.7.14 recording).
+    /// while connect() is still sending: to a client on the machine of the node that sends it, on kernels
+    /// without [`Gate::IcmpAfterConnect`] (facts 1.9). An error about a repeated SYN never finds it owned.
     pub fn on_icmp(&mut self, ctx: &Ctx<'_>, kind: IcmpKind, owned: bool) -> Outcome {
         let error = ConnError::of(kind);
         match self.state {

@@ -21,3 +21,6 @@ pub mod state;
 mod testing;
 mod timer;
 pub mod timewait;
+
+#[cfg(test)]
+mod tests;

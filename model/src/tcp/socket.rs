@@ -230,6 +230,8 @@ pub struct Socket {
     pub(super) backoff: u8,
     pub(super) soft_error: Option<ConnError>,
     pub(super) flags: u16,
+    /// The wheel level of the timer.
+    pub(super) level: u8,
     pub(super) snd_una: u32,
     pub(super) snd_nxt: u32,
     /// The end of what the application has written, the FIN included.
@@ -287,6 +289,12 @@ impl Socket {
         Some(Jiffies(now.0.saturating_add_signed(distance as i64)))
     }
 
+    /// The wheel level of the timer, 0 to 8. Of the timers of one tick the kernel runs those of the highest level
+    /// first, and of one level those armed last first (`collect_expired_timers`, `hlist_add_head`).
+    pub const fn timer_level(&self) -> u8 {
+        self.level
+    }
+
     pub(super) const fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
@@ -314,6 +322,10 @@ impl Socket {
         let clock = &ctx.stack.clock;
         let expires = clock.deadline(ctx.tick(), ticks);
         self.timer = clock.fires(expires, ticks).0 as u32;
+        self.level = match clock.lateness_max(ticks) {
+            0 => 0,
+            granule => granule.trailing_zeros() as u8 / 3,
+        };
         self.flags |= flag::TIMER;
     }
 
@@ -330,6 +342,7 @@ impl Socket {
             backoff: 0,
             soft_error: None,
             flags: 0,
+            level: 0,
             snd_una: 0,
             snd_nxt: 0,
             write_seq: 0,

@@ -5,7 +5,8 @@
 //! Leaves out: `TCP_USER_TIMEOUT`, `TCP_SYNCNT`, keep-alive probes, the pruning of old requests in a busy listener.
 //!
 //! Timers that fire in the same tick: the kernel expires the coarsest wheel level first, and within a bucket
-//! the timer armed last. Recordings depend on that order; it is the event queue's business.
+//! the timer armed last. Recordings depend on that order; it is the event queue's business, and
+//! [`Socket::timer_level`] is there for it.
 
 use super::rule::Rule;
 use super::secret;

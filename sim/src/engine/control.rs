@@ -171,7 +171,7 @@ impl Source {
             }
             scenario::Rollout::Scripted(script) => {
                 let old = addresses(server.old_address, script.old_pods);
-                let new = addresses(server.new_address, script.new_pods);
+                let new = addresses(scenario.new_address(), script.new_pods);
                 let at = Instant::ZERO + script.at;
                 let die = Instant::ZERO + script.old_die_at;
                 Self::Script(Scripted::new(Script::swap(&old, &new, at, die)))

@@ -593,7 +593,8 @@ impl World<'_> {
 
     pub(super) fn respond(&mut self, place: u32, peer: Endpoint) {
         let now = self.now;
-        let manners = self.manners[self.kind_of(peer.ip)];
+        let kind = self.kind_of(peer.ip);
+        let manners = self.manners[kind];
         let host = self.pods.get(place);
         if host.exited.is_some() {
             return;

@@ -212,7 +212,7 @@ impl<'a> World<'a> {
             now: Instant::ZERO,
             node,
             node_rng: streams.stream(Purpose::Node, 0),
-            icmp: IcmpLimiter::new(clock),
+            icmp: IcmpLimiter::new(scenario.node.behaviours(), clock, sysctls.icmp),
             key,
             control: Control::new(scenario, streams),
             hosts,

@@ -1,9 +1,10 @@
 use super::super::client::{Client, ConnId, Source};
 use super::super::ports::PortChooser;
-use super::super::socket::{ConnError, Event, Outcome};
+use super::super::socket::{ConnError, Event, Outcome, Socket};
 use super::super::testing::{destination, endpoint, stack_hz};
 use super::*;
 use crate::icmp::{IcmpCause, IcmpLimiter, IcmpVerdict};
+use crate::kernel::Gate;
 use crate::segment::{Endpoint, Flags, IcmpError};
 use crate::sysctl::IcmpSysctls;
 use crate::time::{Span, TimerEra};
@@ -157,15 +158,13 @@ fn each_dead_end_answers_in_its_way() {
 /// times its second.
 struct Load {
     release: &'static str,
-    /// The ICMP error arrives while connect() holds the socket.
-    synchronous: bool,
     attempts: core::ops::Range<u64>,
     /// Attempts that another server answered: they never met the dead end.
     answered: &'static [u64],
 }
 
-/// Timers first, the last armed first; then what the application does.
-type Order = (Instant, u8, Reverse<u64>);
+/// Timers first, of the highest wheel level first, the last armed first; then what the application does.
+type Order = (Instant, u8, Reverse<(u8, u64)>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
@@ -178,6 +177,7 @@ impl Load {
     /// The attempts that heard "No route to host", each with the moment of it, in the order of those moments.
     fn told(&self) -> Vec<(u64, Instant)> {
         let stack = stack_hz(self.release, 1, 100);
+        let owned = !stack.kernel.has(Gate::IcmpAfterConnect);
         let mut client = Client::new(stack, &[]);
         let mut chooser = PortChooser::new(stack.kernel, stack.clock, stack.secret);
         let mut limiter = IcmpLimiter::new(stack.kernel, stack.clock, IcmpSysctls::default());
@@ -189,7 +189,7 @@ impl Load {
         for n in self.attempts.clone() {
             if !self.answered.contains(&n) {
                 let start = Instant(n * 1_000_000_000 / 12 + 100_000);
-                queue.push(Reverse(((start, 1, Reverse(0)), What::Attempt(n))));
+                queue.push(Reverse(((start, 1, Reverse((0, 0))), What::Attempt(n))));
             }
         }
         let mut armed = 0;
@@ -202,8 +202,8 @@ impl Load {
                         .unwrap();
                     open.insert(id, n);
                     let end = now + Span::from_secs(5);
-                    queue.push(Reverse(((end, 2, Reverse(0)), What::GiveUp(id))));
-                    (id, outcome, self.synchronous)
+                    queue.push(Reverse(((end, 2, Reverse((0, 0))), What::GiveUp(id))));
+                    (id, outcome, owned)
                 }
                 What::Timer(id) => (id, client.on_timer(now, id), false),
                 What::GiveUp(id) => {
@@ -232,7 +232,8 @@ impl Load {
                 && !outcome.segments().is_empty()
             {
                 armed += 1;
-                let order = (stack.clock.instant(tick), 0, Reverse(armed));
+                let level = client.socket(id).map_or(0, Socket::timer_level);
+                let order = (stack.clock.instant(tick), 0, Reverse((level, armed)));
                 queue.push(Reverse((order, What::Timer(id))));
             }
         }
@@ -247,7 +248,6 @@ impl Load {
 fn the_5_7_14_recording_hears_no_route_every_two_seconds() {
     let load = Load {
         release: "5.7.14",
-        synchronous: true,
         attempts: 2161..5040,
         answered: &[],
     };
@@ -265,7 +265,6 @@ fn the_5_7_14_recording_hears_no_route_every_two_seconds() {
 fn the_6_12_recording_hears_no_route_every_second() {
     let load = Load {
         release: "6.12.117",
-        synchronous: false,
         attempts: 2161..2304,
         answered: &[
             2185, 2190, 2207, 2214, 2224, 2237, 2257, 2258, 2259, 2276, 2300,

@@ -320,6 +320,40 @@ fn the_5_7_14_recording_walks_the_even_ports_in_order() {
     assert_eq!(ports, recorded);
 }
 
+/// The recording rollouts/612-m0-en0-sf: the sequence jumps between the attempts of 185.0001 and 185.0834 s, and
+/// every ten seconds from there; in between the steps are even, 2 to 16. The run began two seconds after boot
+/// (modulo ten), HZ is 100.
+#[test]
+fn the_6_12_recording_jumps_at_185_and_every_ten_seconds() {
+    let kernel = "6.12.117".parse::<Kernel>().unwrap().behaviours();
+    let clock = Clock::new(100, TimerEra::Wheel, Span::from_secs(2));
+    let mut chooser = PortChooser::new(kernel, clock, Secret::from_seed(8));
+    let (empty, mut rng) = (PortBitmap::new(), rng());
+    let mut last = None;
+    let mut jumps = Vec::new();
+    for n in 180 * 12..420 * 12_u64 {
+        let now = Instant(n * 1_000_000_000 / 12 + 100_000);
+        let choice = chooser.choose(dest(1), LAB, now, &mut rng, &&empty);
+        let port = u32::from(choice.unwrap().port);
+        if let Some(last) = last.replace(port) {
+            let step = (port + LAB.size() - last) % LAB.size();
+            if !(2..=16).contains(&step) {
+                jumps.push(now.0 / 1_000_000);
+            }
+            assert_eq!(step % 2, 0);
+        }
+    }
+    let recorded = [
+        185_083, 195_083, 205_083, 225_083, 235_083, 245_083, 255_083,
+    ];
+    assert!(jumps.iter().all(|at| at % 10_000 == 5_083), "{jumps:?}");
+    assert!(
+        jumps.len() >= 22,
+        "a jump may look like a step now and then: {jumps:?}"
+    );
+    assert!(recorded.iter().filter(|at| jumps.contains(at)).count() >= 6);
+}
+
 /// The kernel's loops, written out: the reference for the bitmap's shortcut.
 fn linear(era: PortEra, offset: u32, range: PortRange, busy: &BTreeSet<u16>) -> Option<(u16, u32)> {
     let free = |port: u32| !busy.contains(&(port as u16));
