@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn wrong_flags_say_what_to_write() {
         let cases: [(&[&str], &str); 6] = [
-            (&["--seed", "-1"], "decimal or hexadecimal"),
+            (&["--seed=-1"], "decimal or hexadecimal"),
             (&["--seed", "0x"], "decimal or hexadecimal"),
             (&["--bucket", "250ms"], "whole seconds"),
             (&["--bucket", "0s"], "whole seconds"),

@@ -93,7 +93,7 @@ fn setup(header: &Header, look: Look) -> String {
     ]];
     let facts = header.facts.iter();
     rows.extend(facts.map(|(label, words)| vec![label.clone(), words.clone()]));
-    rows.push(vec!["again".to_owned(), header.command.clone()]);
+    rows.push(vec!["command".to_owned(), header.command.clone()]);
     let lines = columns("  ", &[Align::Left, Align::Left], &rows);
     format!("{}{lines}", heading(look, "Simulated", ""))
 }

@@ -86,7 +86,7 @@ fn example(request: &TroubledRequest, arrow: &str) -> String {
     };
     let rule = match request.rule {
         "" => String::new(),
-        rule => format!("      first SYN: {rule}\n"),
+        rule => format!("      rule: {rule}\n"),
     };
     format!(
         "  {}  {way}  {ended}{took} (request {})\n      {}{idle}\n{rule}",

@@ -362,7 +362,15 @@ fn legend(look: Look, summary: &RunSummary, scale: u64) -> String {
     let parts = parts
         .map(|((sign, word), _)| format!("{sign} {word}"))
         .collect::<Vec<_>>();
-    format!("{}; full bar {}/s", parts.join("  "), thousands(scale))
+    let when = match sums.failed {
+        0 => "",
+        _ => "; a failure counts when the client gives up",
+    };
+    format!(
+        "{}; full bar {}/s{when}",
+        parts.join("  "),
+        thousands(scale)
+    )
 }
 
 fn table(look: Look, lines: &[Line], scale: u64, with_ports: bool) -> String {
