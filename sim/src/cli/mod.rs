@@ -13,6 +13,7 @@ use crate::scenario::{Document, Loaded};
 pub mod exit;
 pub mod kernels;
 pub mod overrides;
+pub mod run;
 pub mod scenario;
 pub mod sweep;
 
@@ -41,6 +42,8 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Replay one rollout and show what fails, when and why.
+    Run(run::Args),
     /// Check, describe or show scenario files.
     Scenario(scenario::Args),
     /// What kernels do: the table of behaviours, or those of one release.
@@ -89,6 +92,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         }
     };
     let result = match cli.command {
+        Command::Run(args) => run::run(args),
         Command::Scenario(args) => scenario::run(args),
         Command::Kernels(args) => kernels::run(args),
     };
