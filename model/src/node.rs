@@ -156,6 +156,11 @@ impl Node {
         self.ipvs.sysctls = sysctls.vs;
     }
 
+    /// Changes the source NAT of balanced connections that begin from now on.
+    pub const fn set_source_nat(&mut self, policy: SourceNat) {
+        self.config.source_nat = policy;
+    }
+
     /// Makes an address the node's own: a virtual address (as on kube-ipvs0) or one of its interfaces.
     pub fn add_local(&mut self, ip: Ipv4Addr) {
         if let Err(at) = self.local.binary_search(&ip) {
@@ -186,6 +191,15 @@ impl Node {
     pub fn advance(&mut self, now: Instant) {
         let ct = &mut self.ct;
         self.ipvs.advance(now, &mut |tick, tuple| {
+            ct.delete_tuple(tick, tuple);
+        });
+    }
+
+    /// Lets the timer of an IPVS entry fire now, with what that does to its conntrack twin: for a node whose
+    /// timer grid is not known.
+    pub fn expire_entry(&mut self, now: Instant, id: EntryId) {
+        let ct = &mut self.ct;
+        self.ipvs.expire_entry(now, id, &mut |tick, tuple| {
             ct.delete_tuple(tick, tuple);
         });
     }

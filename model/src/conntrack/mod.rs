@@ -21,6 +21,7 @@ use crate::segment::{Endpoint, Proto, Segment, Tuple};
 use crate::sysctl::CtSysctls;
 use crate::time::{Clock, Jiffies};
 
+mod adopt;
 mod entry;
 mod gc;
 pub mod graph;
@@ -36,6 +37,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
+pub use adopt::ListedCt;
 pub use entry::{CtEntry, Dir, L4, Seen, Status, TcpState};
 pub use listing::ListingStyle;
 pub use nat::SourceNat;
