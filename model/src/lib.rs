@@ -7,12 +7,12 @@
 
 pub mod conntrack;
 pub mod dataplane;
+pub mod icmp;
 pub mod index;
 pub mod ipvs;
-pub mod icmp;
 pub mod kernel;
-pub mod node;
 pub mod kube;
+pub mod node;
 pub mod segment;
 pub mod sysctl;
 pub mod tcp;

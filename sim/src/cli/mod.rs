@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::diag::Diagnostics;
 use crate::scenario::{Document, Loaded};
 
+pub mod diff;
 pub mod exit;
 pub mod kernels;
 pub mod overrides;
@@ -46,6 +47,8 @@ pub enum Command {
     Run(run::Args),
     /// Check, describe or show scenario files.
     Scenario(scenario::Args),
+    /// Compare captures from real nodes with the model: verdicts, tables, trajectories.
+    Diff(diff::Args),
     /// What kernels do: the table of behaviours, or those of one release.
     Kernels(kernels::Args),
 }
@@ -94,6 +97,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let result = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Scenario(args) => scenario::run(args),
+        Command::Diff(args) => diff::run(args),
         Command::Kernels(args) => kernels::run(args),
     };
     match result {

@@ -4,15 +4,15 @@ use ipvs_model::ipvs::Ipvs;
 use ipvs_model::ipvs::service::ServiceKey;
 use ipvs_model::kube::{
     AddressPool, Deployment, IntOrPercent, Latencies, LatencyKind, OnTerm, PodSpec, PreStop, Probe,
-    Proxy, ProxyConfig, ProxyIo, ProxyLatency, ProxyLog, ProxyVersion, RealServer, RealServers, Reuse,
-    Rollout, RolloutEvent, Script, Scripted, ServiceProto, ServiceRef, TrafficPolicy, UpdateStrategy,
-    usable,
+    Proxy, ProxyConfig, ProxyIo, ProxyLatency, ProxyLog, ProxyVersion, RealServer, RealServers,
+    Reuse, Rollout, RolloutEvent, Script, Scripted, ServiceProto, ServiceRef, TrafficPolicy,
+    UpdateStrategy, usable,
 };
 use ipvs_model::kube::{EndpointState, PodId, ProxyBehaviours};
 use ipvs_model::segment::{Endpoint, Proto};
 use ipvs_model::time::{Instant, Span};
-use rand::rngs::ChaCha8Rng;
 use rand::RngExt;
+use rand::rngs::ChaCha8Rng;
 
 use super::load::sample;
 use super::streams::{Purpose, Streams};
@@ -64,7 +64,6 @@ pub struct Control {
     rng: ChaCha8Rng,
     sync_latency: scenario::Dist,
     target_port: u16,
-    proto: Proto,
     log: Vec<ProxyLog>,
 }
 
@@ -107,8 +106,10 @@ pub fn proxy_behaviours(version: scenario::ProxyVersion) -> ProxyBehaviours {
         scenario::ProxyVersion::None => "1.28.0".to_owned(),
         release @ scenario::ProxyVersion::Release(_) => release.to_string(),
     };
-    text.parse::<ProxyVersion>()
-        .map_or_else(|_| ProxyBehaviours::default(), |version| version.behaviours())
+    text.parse::<ProxyVersion>().map_or_else(
+        |_| ProxyBehaviours::default(),
+        |version| version.behaviours(),
+    )
 }
 
 fn amount(amount: Amount) -> IntOrPercent {
@@ -135,16 +136,19 @@ fn pod_spec(deployment: &scenario::Deployment) -> PodSpec {
         grace: deployment.termination_grace_period,
         on_term: match deployment.on_sigterm {
             OnSigterm::Exits(after) => OnTerm::ExitsAfter(after),
-            OnSigterm::Drains => {
-                OnTerm::Drains { closes_after: Span::ZERO, at_most: Span::from_secs(86_400) }
-            }
+            OnSigterm::Drains => OnTerm::Drains {
+                closes_after: Span::ZERO,
+                at_most: Span::from_secs(86_400),
+            },
             OnSigterm::Ignores => OnTerm::Ignores,
         },
     }
 }
 
 fn addresses(first: std::net::Ipv4Addr, count: u32) -> Vec<std::net::Ipv4Addr> {
-    (0..count).map(|n| std::net::Ipv4Addr::from_bits(first.to_bits().wrapping_add(n))).collect()
+    (0..count)
+        .map(|n| std::net::Ipv4Addr::from_bits(first.to_bits().wrapping_add(n)))
+        .collect()
 }
 
 /// Pods that serve from the start and stay.
@@ -156,9 +160,18 @@ fn standing(pods: &[std::net::Ipv4Addr]) -> Script {
         script = script
             .at(Instant::ZERO, RolloutEvent::AddressAssigned { pod, ip })
             .at(Instant::ZERO, RolloutEvent::Listening { pod });
-        endpoints.push(EndpointState { ip, node: 0, ready: true, serving: true, terminating: false });
+        endpoints.push(EndpointState {
+            ip,
+            node: 0,
+            ready: true,
+            serving: true,
+            terminating: false,
+        });
     }
-    script.at(Instant::ZERO, RolloutEvent::EndpointsPublished { endpoints })
+    script.at(
+        Instant::ZERO,
+        RolloutEvent::EndpointsPublished { endpoints },
+    )
 }
 
 impl Source {
@@ -215,7 +228,10 @@ impl Control {
                 Phase::Random => drawn,
                 Phase::Fixed(at) => at,
             };
-        let config = ProxyConfig { check_interval: period, ..ProxyConfig::of(behaviours) };
+        let config = ProxyConfig {
+            check_interval: period,
+            ..ProxyConfig::of(behaviours)
+        };
         let mut proxy = Proxy::running(config, check_at, Instant::ZERO + config.sync_period);
         let proto = scenario.service.protocol;
         let service = proxy.add_service(match proto {
@@ -244,7 +260,6 @@ impl Control {
             rng: streams.stream(Purpose::Proxy, 0),
             sync_latency: kube_proxy.sync_latency,
             target_port: scenario.service.target_port,
-            proto,
             log: Vec::new(),
         }
     }
@@ -260,7 +275,9 @@ impl Control {
     /// The next event of the rollout up to `now`.
     pub fn poll_rollout(&mut self, now: Instant) -> Option<RolloutEvent> {
         match &mut self.source {
-            Source::Deployment(rollout) => rollout.poll(now, &mut self.delays).map(|(_, event)| event),
+            Source::Deployment(rollout) => {
+                rollout.poll(now, &mut self.delays).map(|(_, event)| event)
+            }
             Source::Script(script) => script.poll(now).map(|(_, event)| event),
         }
     }
@@ -275,7 +292,9 @@ impl Control {
     /// The endpoints that kube-proxy uses out of those published.
     pub fn endpoints(&self, published: &[EndpointState]) -> Vec<Endpoint> {
         let (ips, _) = usable(published, TrafficPolicy::Cluster, 0, self.behaviours);
-        ips.into_iter().map(|ip| Endpoint::new(ip, self.target_port)).collect()
+        ips.into_iter()
+            .map(|ip| Endpoint::new(ip, self.target_port))
+            .collect()
     }
 
     /// How long kube-proxy takes from the endpoints' change to its first change of the node.
@@ -285,7 +304,8 @@ impl Control {
 
     /// The endpoints changed; kube-proxy hears of them `watch` later.
     pub fn endpoints_changed(&mut self, now: Instant, endpoints: Vec<Endpoint>, watch: Span) {
-        self.proxy.endpoints_changed(now, self.service, endpoints, watch);
+        self.proxy
+            .endpoints_changed(now, self.service, endpoints, watch);
     }
 
     /// When kube-proxy has something to do.
@@ -316,10 +336,5 @@ impl Control {
             self.proxy.poll(now, &mut io);
         }
         self.log.drain(..)
-    }
-
-    /// Transport protocol of the service.
-    pub const fn proto(&self) -> Proto {
-        self.proto
     }
 }

@@ -1,7 +1,7 @@
 //! The addresses of pods that are gone, and what answers for them.
 
-use ipvs_model::tcp::deadend::{Answer, DeadEnd as Model, Neighbour};
 use ipvs_model::segment::{Segment, Tuple};
+use ipvs_model::tcp::deadend::{Answer, DeadEnd as Model, Neighbour};
 use ipvs_model::time::{Clock, Instant};
 use rand::rngs::ChaCha8Rng;
 use std::net::Ipv4Addr;
@@ -50,7 +50,12 @@ impl DeadEnds {
             DeadEnd::Reset => Model::Reset,
         };
         self.revive(ip);
-        self.all.push(Address { ip, since: now, filed: Instant::NEVER, model });
+        self.all.push(Address {
+            ip,
+            since: now,
+            filed: Instant::NEVER,
+            model,
+        });
     }
 
     /// An address has an owner again.
@@ -60,7 +65,10 @@ impl DeadEnds {
 
     /// Where an address stands, if it is gone.
     pub fn place(&self, ip: Ipv4Addr) -> Option<u32> {
-        self.all.iter().position(|address| address.ip == ip).map(|at| at as u32)
+        self.all
+            .iter()
+            .position(|address| address.ip == ip)
+            .map(|at| at as u32)
     }
 
     /// A packet for the address at a place.
@@ -88,7 +96,9 @@ impl DeadEnds {
 
     /// The timer of the address at a place; the packets for which the node now sends ICMP host unreachable.
     pub fn on_timer(&mut self, place: u32, now: Instant) -> Vec<Tuple> {
-        let Some(address) = self.all.get_mut(place as usize) else { return Vec::new() };
+        let Some(address) = self.all.get_mut(place as usize) else {
+            return Vec::new();
+        };
         address.filed = Instant::NEVER;
         address.model.on_timer(now, &self.clock)
     }

@@ -50,16 +50,24 @@ impl Host {
         }
         let port = self.fixed[self.next_fixed % self.fixed.len()];
         self.next_fixed += 1;
-        Source::BindPort { port, reuse_addr: true }
+        Source::BindPort {
+            port,
+            reuse_addr: true,
+        }
     }
 
     /// Opens a connection to the service.
     pub fn connect(
         &mut self,
         now: Instant,
-    ) -> Option<(ipvs_model::tcp::client::ConnId, ipvs_model::tcp::socket::Outcome)> {
+    ) -> Option<(
+        ipvs_model::tcp::client::ConnId,
+        ipvs_model::tcp::socket::Outcome,
+    )> {
         let source = self.source();
-        let opened = self.client.connect(now, self.to, source, &mut self.chooser, &mut self.rng);
+        let opened = self
+            .client
+            .connect(now, self.to, source, &mut self.chooser, &mut self.rng);
         opened.ok()
     }
 
@@ -79,7 +87,10 @@ pub struct Hosts {
 impl Hosts {
     /// The hosts of a scenario.
     pub fn new(scenario: &Scenario, streams: Streams) -> Self {
-        let mut hosts = Self { all: Vec::new(), by_address: HashMap::default() };
+        let mut hosts = Self {
+            all: Vec::new(),
+            by_address: HashMap::default(),
+        };
         let service = scenario.service.address;
         for (kind, table) in scenario.client.iter().enumerate() {
             let kernel = table.behaviours();
@@ -89,9 +100,18 @@ impl Hosts {
                 let uptime = Span(rng.random_range(0..UPTIME_MAX.0));
                 let clock = Clock::new(table.hz.0, kernel.timer_era(), uptime);
                 let secret = Secret::from_seed(rng.next_u64());
-                let stack = Stack { kernel, clock, sysctls: table.tcp(), secret };
+                let stack = Stack {
+                    kernel,
+                    clock,
+                    sysctls: table.tcp(),
+                    secret,
+                };
                 // A host on the node itself reaches the virtual address from the virtual address.
-                let saddr = if table.location == Location::Host { service.ip } else { address };
+                let saddr = if table.location == Location::Host {
+                    service.ip
+                } else {
+                    address
+                };
                 let fixed = match &table.port_choice {
                     PortChoice::Fixed(ports) => ports.clone(),
                     _ => Vec::new(),
@@ -100,7 +120,11 @@ impl Hosts {
                 hosts.all.push(Host {
                     client: Client::new(stack, &[]),
                     kind: kind as u16,
-                    to: Destination { saddr, daddr: service.ip, dport: service.port },
+                    to: Destination {
+                        saddr,
+                        daddr: service.ip,
+                        dport: service.port,
+                    },
                     idle: Vec::new(),
                     chooser: PortChooser::new(kernel, clock, secret).with_hint(rng.next_u32()),
                     rng,
@@ -148,7 +172,13 @@ pub struct Peer {
 
 impl Default for Peer {
     fn default() -> Self {
-        Self { filed: Instant::NEVER, received: 0, requests: 0, served: 0, closed: false }
+        Self {
+            filed: Instant::NEVER,
+            received: 0,
+            requests: 0,
+            served: 0,
+            closed: false,
+        }
     }
 }
 
@@ -191,8 +221,17 @@ impl Pods {
         let uptime = Span(rng.random_range(0..UPTIME_MAX.0));
         let clock = Clock::new(scenario.server.hz.0, kernel.timer_era(), uptime);
         let secret = Secret::from_seed(rng.next_u64());
-        let stack = Stack { kernel, clock, sysctls: TcpSysctls::of(kernel), secret };
-        Self { all: Vec::new(), stack: Some(stack), backlog: scenario.server.backlog }
+        let stack = Stack {
+            kernel,
+            clock,
+            sysctls: TcpSysctls::of(kernel),
+            secret,
+        };
+        Self {
+            all: Vec::new(),
+            stack: Some(stack),
+            backlog: scenario.server.backlog,
+        }
     }
 
     /// A pod got its address. `direct`: it answers past the node.
@@ -220,7 +259,10 @@ impl Pods {
 
     /// The place of a pod by its number.
     pub fn place(&self, id: PodId) -> Option<u32> {
-        self.all.iter().position(|host| host.id == id).map(|at| at as u32)
+        self.all
+            .iter()
+            .position(|host| host.id == id)
+            .map(|at| at as u32)
     }
 
     /// A pod by its number.
@@ -230,7 +272,10 @@ impl Pods {
 
     /// The place of the newest pod that has or had an address.
     pub fn at(&self, ip: Ipv4Addr) -> Option<u32> {
-        self.all.iter().rposition(|host| host.address.ip == ip).map(|at| at as u32)
+        self.all
+            .iter()
+            .rposition(|host| host.address.ip == ip)
+            .map(|at| at as u32)
     }
 
     /// The pod at a place.
@@ -241,11 +286,6 @@ impl Pods {
     /// The pods' network stack.
     pub const fn stack(&self) -> Option<&Stack> {
         self.stack.as_ref()
-    }
-
-    /// All pods.
-    pub fn iter(&self) -> impl Iterator<Item = &PodHost> {
-        self.all.iter()
     }
 
     /// Whether the pod of an address cannot answer any more at `now`.

@@ -68,9 +68,17 @@ pub struct Load {
 
 impl Load {
     /// The load of a table; `kind` is its place among the tables.
-    pub fn new(kind: u16, table: &ClientKind, first_host: u32, end: Instant, streams: Streams) -> Self {
+    pub fn new(
+        kind: u16,
+        table: &ClientKind,
+        first_host: u32,
+        end: Instant,
+        streams: Streams,
+    ) -> Self {
         let start = Instant::ZERO + table.start;
-        let stop = table.stop.map_or(end, |stop| (Instant::ZERO + stop).min(end));
+        let stop = table
+            .stop
+            .map_or(end, |stop| (Instant::ZERO + stop).min(end));
         Self {
             first_host,
             hosts: table.count,
@@ -91,9 +99,9 @@ impl Load {
             Arrivals::Constant(_) | Arrivals::Poisson(_) => {
                 self.next_arrival().map(|at| (at, 0)).into_iter().collect()
             }
-            Arrivals::Closed(closed) => {
-                (0..closed.concurrency).map(|worker| (self.start, worker)).collect()
-            }
+            Arrivals::Closed(closed) => (0..closed.concurrency)
+                .map(|worker| (self.start, worker))
+                .collect(),
         }
     }
 
@@ -196,7 +204,8 @@ impl Requests {
 
     /// The request in a slot, if it is still the tenant of this number.
     pub fn tenant(&mut self, slot: u32, serial: u64) -> Option<&mut Request> {
-        self.get_mut(slot).filter(|request| request.serial == serial)
+        self.get_mut(slot)
+            .filter(|request| request.serial == serial)
     }
 
     /// Takes a request out.
@@ -230,7 +239,11 @@ impl ConnState {
 
     /// A connection of a request, without a timer.
     pub const fn new(request: u32) -> Self {
-        Self { request, filed: Instant::NEVER, ended: Instant::ZERO }
+        Self {
+            request,
+            filed: Instant::NEVER,
+            ended: Instant::ZERO,
+        }
     }
 }
 

@@ -4,7 +4,9 @@ use ipvs_model::segment::Endpoint;
 use ipvs_model::time::{Instant, Span};
 
 use super::load::Request;
-use super::trace::{Attempt, RunTrace, ServerSample, Tables, TimelineEvent, TraceOptions, TroubledRequest};
+use super::trace::{
+    Attempt, RunTrace, ServerSample, Tables, TimelineEvent, TraceOptions, TroubledRequest,
+};
 use crate::outcome::{Cause, DELAYED_AFTER, Outcome, Recorder, RunSummary};
 
 /// Collects counts and trace.
@@ -70,14 +72,17 @@ impl Observer {
             return;
         }
         let connect = if request.opened {
-            request.connected.map(|connected| connected.since(request.start))
+            request
+                .connected
+                .map(|connected| connected.since(request.start))
         } else {
             None
         };
         let cause = request.trouble.unwrap_or(Cause::Other);
         let late = connect.is_some_and(|span| span > DELAYED_AFTER);
         if outcome == Outcome::Answered {
-            self.recorder.answered(at, connect.unwrap_or(Span::ZERO), request.trouble);
+            self.recorder
+                .answered(at, connect.unwrap_or(Span::ZERO), request.trouble);
         } else {
             self.recorder.failed(at, outcome, cause);
         }
@@ -124,7 +129,10 @@ impl Observer {
 
     /// A sample of a real server; the SYNs that it got are filled in here.
     pub fn server(&mut self, mut sample: ServerSample) {
-        if let Ok(at) = self.syns.binary_search_by_key(&sample.server, |(addr, _)| *addr) {
+        if let Ok(at) = self
+            .syns
+            .binary_search_by_key(&sample.server, |(addr, _)| *addr)
+        {
             sample.syns = core::mem::take(&mut self.syns[at].1);
         }
         self.trace.servers.push(sample);
@@ -133,7 +141,11 @@ impl Observer {
     /// Something happened to pods, kube-proxy or the load.
     pub fn event(&mut self, at: Instant, pod: Option<Endpoint>, what: impl Into<String>) {
         if self.options.sample_every.is_some() {
-            self.trace.events.push(TimelineEvent { at, pod, what: what.into() });
+            self.trace.events.push(TimelineEvent {
+                at,
+                pod,
+                what: what.into(),
+            });
         }
     }
 

@@ -46,7 +46,10 @@ impl<E> Default for Queue<E> {
 impl<E> Queue<E> {
     /// A new lane of a constant delay.
     pub fn lane(&mut self, delay: Span) -> Lane {
-        self.lanes.push(DelayLine { delay, waiting: VecDeque::new() });
+        self.lanes.push(DelayLine {
+            delay,
+            waiting: VecDeque::new(),
+        });
         Lane(self.lanes.len() - 1)
     }
 
@@ -79,10 +82,15 @@ impl<E> Queue<E> {
     }
 
     fn first(&self) -> Option<(Instant, u64, Source)> {
-        let mut best = self.heap.peek().map(|Reverse((when, sequence, _))| (*when, *sequence, Source::Heap));
+        let mut best = self
+            .heap
+            .peek()
+            .map(|Reverse((when, sequence, _))| (*when, *sequence, Source::Heap));
         for (index, line) in self.lanes.iter().enumerate() {
             if let Some((when, sequence, _)) = line.waiting.front()
-                && best.as_ref().is_none_or(|(w, s, _)| (*when, *sequence) < (*w, *s))
+                && best
+                    .as_ref()
+                    .is_none_or(|(w, s, _)| (*when, *sequence) < (*w, *s))
             {
                 best = Some((*when, *sequence, Source::Lane(index)));
             }
@@ -112,7 +120,12 @@ impl<E> Queue<E> {
 
     /// Events that wait.
     pub fn len(&self) -> usize {
-        self.heap.len() + self.lanes.iter().map(|line| line.waiting.len()).sum::<usize>()
+        self.heap.len()
+            + self
+                .lanes
+                .iter()
+                .map(|line| line.waiting.len())
+                .sum::<usize>()
     }
 
     /// Whether nothing waits.

@@ -61,7 +61,11 @@ impl World<'_> {
             self.scenario.client[usize::from(kind)].arrivals,
             crate::scenario::Arrivals::Closed(_)
         );
-        let host = load.host(if closed_loop { u64::from(worker) } else { number });
+        let host = load.host(if closed_loop {
+            u64::from(worker)
+        } else {
+            number
+        });
         let counted = self.now >= Instant::ZERO + self.scenario.warmup;
         let manners = self.manners[usize::from(kind)];
         let mut request = Request {
@@ -96,8 +100,11 @@ impl World<'_> {
         };
         (request.port, request.opened) = (id.port(), true);
         let key = conn_key(host, id.port());
-        request.port_idle =
-            self.conns.get(&key).map(|conn| self.now.since(conn.ended)).filter(|idle| *idle > Span::ZERO);
+        request.port_idle = self
+            .conns
+            .get(&key)
+            .map(|conn| self.now.since(conn.ended))
+            .filter(|idle| *idle > Span::ZERO);
         self.observer.connection();
         self.enter(request);
         self.client_did(host, id.port(), &outcome);
@@ -109,17 +116,22 @@ impl World<'_> {
         let manners = self.manners[usize::from(request.kind)];
         let (slot, serial) = self.requests.insert(request);
         let key = conn_key(request.host, request.port);
-        self.conns.entry(key).or_insert(ConnState::new(slot)).request = slot;
+        self.conns
+            .entry(key)
+            .or_insert(ConnState::new(slot))
+            .request = slot;
         if request.opened
             && let Some(conn) = self.conns.get_mut(&key)
         {
             conn.filed = Instant::NEVER;
         }
         if let Some(timeout) = manners.timeout {
-            self.queue.at(self.now + timeout, Event::GiveUp(slot, serial, false));
+            self.queue
+                .at(self.now + timeout, Event::GiveUp(slot, serial, false));
         }
         if let (Some(timeout), true) = (manners.connect_timeout, request.opened) {
-            self.queue.at(self.now + timeout, Event::GiveUp(slot, serial, true));
+            self.queue
+                .at(self.now + timeout, Event::GiveUp(slot, serial, true));
         }
     }
 
@@ -132,7 +144,9 @@ impl World<'_> {
     }
 
     pub(super) fn give_up(&mut self, slot: u32, serial: u64, connecting: bool) {
-        let Some(request) = self.requests.tenant(slot, serial) else { return };
+        let Some(request) = self.requests.tenant(slot, serial) else {
+            return;
+        };
         if connecting && request.connected.is_some() {
             return;
         }
@@ -147,7 +161,9 @@ impl World<'_> {
 
     /// A request ends.
     fn end(&mut self, slot: u32, outcome: Outcome) {
-        let Some(mut request) = self.requests.remove(slot) else { return };
+        let Some(mut request) = self.requests.remove(slot) else {
+            return;
+        };
         if outcome != Outcome::Answered && request.trouble.is_none() {
             request.trouble = Some(self.blame(&request));
         }
@@ -161,7 +177,9 @@ impl World<'_> {
 
     /// Why a request failed that no rule had marked.
     fn blame(&self, request: &Request) -> Cause {
-        let dead = request.server.is_some_and(|server| self.pods.is_dead(server));
+        let dead = request
+            .server
+            .is_some_and(|server| self.pods.is_dead(server));
         match (request.wrong_service, request.connected, dead) {
             (true, ..) => Cause::AddressReassigned,
             (false, Some(_), true) => Cause::ConnectionCut,
@@ -191,7 +209,8 @@ impl World<'_> {
     fn conn_id(&mut self, host: u32, port: u16) -> Option<ConnId> {
         let host = self.hosts.get(host);
         let local = Endpoint::new(host.to.saddr, port);
-        host.client.find(local, Endpoint::new(host.to.daddr, host.to.dport))
+        host.client
+            .find(local, Endpoint::new(host.to.daddr, host.to.dport))
     }
 
     fn file_client_timer(&mut self, host: u32, port: u16) {
@@ -200,9 +219,14 @@ impl World<'_> {
             return;
         };
         let client = &self.hosts.get(host).client;
-        let Some(tick) = client.timer(self.now, id) else { return };
+        let Some(tick) = client.timer(self.now, id) else {
+            return;
+        };
         let at = client.stack().clock.instant(tick).max(self.now);
-        let conn = self.conns.entry(conn_key(host, port)).or_insert(ConnState::new(ConnState::IDLE));
+        let conn = self
+            .conns
+            .entry(conn_key(host, port))
+            .or_insert(ConnState::new(ConnState::IDLE));
         if at < conn.filed {
             conn.filed = at;
             self.queue.at(at, Event::ClientTimer(host, port));
@@ -215,7 +239,11 @@ impl World<'_> {
             return;
         }
         let key = conn_key(host, port);
-        if self.conns.get(&key).is_some_and(|conn| conn.request == ConnState::IDLE) {
+        if self
+            .conns
+            .get(&key)
+            .is_some_and(|conn| conn.request == ConnState::IDLE)
+        {
             self.conns.remove(&key);
         }
     }
@@ -227,29 +255,43 @@ impl World<'_> {
             // Filed for an earlier use of the port.
             _ => return,
         }
-        let Some(id) = self.conn_id(host, port) else { return };
+        let Some(id) = self.conn_id(host, port) else {
+            return;
+        };
         let outcome = self.hosts.get(host).client.on_timer(self.now, id);
         self.client_did(host, port, &outcome);
     }
 
     pub(super) fn at_client(&mut self, segment: &Segment) {
-        let Some(host) = self.hosts.at(segment.tuple.dst.ip) else { return };
+        let Some(host) = self.hosts.at(segment.tuple.dst.ip) else {
+            return;
+        };
         let (_, outcome) = self.hosts.get(host).client.on_segment(self.now, segment);
         self.client_did(host, segment.tuple.dst.port, &outcome);
     }
 
     pub(super) fn icmp_at_client(&mut self, error: &IcmpError) {
-        let Some(host) = self.hosts.at(error.about.src.ip) else { return };
+        let Some(host) = self.hosts.at(error.about.src.ip) else {
+            return;
+        };
         let port = error.about.src.port;
         let kind = usize::from(self.hosts.get(host).kind);
         // On the node itself, or in a namespace on it, the error arrives while connect() still holds the socket.
         let same_machine = self.scenario.client[kind].location != Location::Remote;
-        let request = self.conns.get(&conn_key(host, port)).map(|conn| conn.request);
+        let request = self
+            .conns
+            .get(&conn_key(host, port))
+            .map(|conn| conn.request);
         let connecting = request
             .and_then(|slot| self.requests.get_mut(slot))
-            .is_some_and(|request| request.connected.is_none() && self.now.since(request.start) < FIRST_SYN);
+            .is_some_and(|request| {
+                request.connected.is_none() && self.now.since(request.start) < FIRST_SYN
+            });
         let (_, outcome) =
-            self.hosts.get(host).client.on_icmp(self.now, error, same_machine && connecting);
+            self.hosts
+                .get(host)
+                .client
+                .on_icmp(self.now, error, same_machine && connecting);
         self.client_did(host, port, &outcome);
     }
 
@@ -260,14 +302,18 @@ impl World<'_> {
 
     fn on_connected(&mut self, host: u32, port: u16) {
         let now = self.now;
-        let Some((_, request)) = self.request_of(host, port) else { return };
+        let Some((_, request)) = self.request_of(host, port) else {
+            return;
+        };
         request.connected = Some(now);
         self.ask(host, port);
     }
 
     /// Sends the request's bytes.
     fn ask(&mut self, host: u32, port: u16) {
-        let Some(id) = self.conn_id(host, port) else { return };
+        let Some(id) = self.conn_id(host, port) else {
+            return;
+        };
         let now = self.now;
         let client = self.hosts.get(host);
         let bytes = self.manners[usize::from(client.kind)].request_bytes;
@@ -278,13 +324,22 @@ impl World<'_> {
     fn on_data(&mut self, host: u32, port: u16, bytes: u32) {
         let kind = usize::from(self.hosts.get(host).kind);
         let manners = self.manners[kind];
-        let Some((slot, request)) = self.request_of(host, port) else { return };
+        let Some((slot, request)) = self.request_of(host, port) else {
+            return;
+        };
         request.received += bytes;
         if request.received < manners.response_bytes {
             return;
         }
         let (left, wrong) = (request.left, request.wrong_service);
-        self.end(slot, if wrong { Outcome::WrongService } else { Outcome::Answered });
+        self.end(
+            slot,
+            if wrong {
+                Outcome::WrongService
+            } else {
+                Outcome::Answered
+            },
+        );
         if left > 0 {
             self.hosts.get(host).idle.push((port, left - 1));
         } else if manners.closes_first == Side::Client {
@@ -303,7 +358,9 @@ impl World<'_> {
 
     fn on_failed(&mut self, host: u32, port: u16, error: ConnError) {
         self.hosts.get(host).idle.retain(|(idle, _)| *idle != port);
-        let Some((slot, request)) = self.request_of(host, port) else { return };
+        let Some((slot, request)) = self.request_of(host, port) else {
+            return;
+        };
         let outcome = match (error, request.connected) {
             (ConnError::Refused, None) => Outcome::Refused,
             (ConnError::HostUnreachable | ConnError::NetUnreachable, _) => Outcome::HostUnreachable,
@@ -315,7 +372,9 @@ impl World<'_> {
     }
 
     fn close_client(&mut self, host: u32, port: u16) {
-        let Some(id) = self.conn_id(host, port) else { return };
+        let Some(id) = self.conn_id(host, port) else {
+            return;
+        };
         let outcome = self.hosts.get(host).client.close(self.now, id, false);
         self.client_did(host, port, &outcome);
     }
@@ -330,7 +389,9 @@ impl World<'_> {
         }
         match decision.verdict {
             Verdict::Forward(out) => self.route(out),
-            Verdict::Local { answer: Some(answer) } => self.route(answer),
+            Verdict::Local {
+                answer: Some(answer),
+            } => self.route(answer),
             Verdict::Local { answer: None } | Verdict::Drop => {}
             Verdict::Reject(kind) => self.send_icmp(kind, segment.tuple),
         }
@@ -349,8 +410,12 @@ impl World<'_> {
             self.observer.syn(server);
         }
         let dead = server.is_some_and(|server| self.pods.is_dead(server));
-        let Some(host) = self.hosts.at(segment.tuple.src.ip) else { return };
-        let Some((_, request)) = self.request_of(host, segment.tuple.src.port) else { return };
+        let Some(host) = self.hosts.at(segment.tuple.src.ip) else {
+            return;
+        };
+        let Some((_, request)) = self.request_of(host, segment.tuple.src.port) else {
+            return;
+        };
         if server.is_some() {
             request.server = server;
         }
@@ -377,10 +442,18 @@ impl World<'_> {
 
     /// The node tries to send an ICMP error about a client's packet, named as the client knows it.
     fn send_icmp(&mut self, kind: IcmpKind, about: Tuple) {
-        let verdict =
-            self.icmp.allow(self.now, about.src.ip, IcmpCause::Direct, &mut self.node_rng);
+        let verdict = self.icmp.allow(
+            self.now,
+            about.src.ip,
+            IcmpCause::Direct,
+            &mut self.node_rng,
+        );
         if verdict == IcmpVerdict::Sent {
-            let error = IcmpError { kind, from: self.scenario.node.address, about };
+            let error = IcmpError {
+                kind,
+                from: self.scenario.node.address,
+                about,
+            };
             self.travel(Leg::ClientNode, Event::Icmp(error));
         }
     }
@@ -388,8 +461,15 @@ impl World<'_> {
     /// An error about a packet that had left the node for a pod goes back through the node, which translates it.
     fn icmp_from_network(&mut self, kind: IcmpKind, about: Tuple) {
         let tick = self.node.ipvs.clock().jiffies(self.now);
-        let original = self.node.ct.find(tick, &about.reversed()).map(|ct| self.node.ct.entry(ct.slot).orig);
-        let about = original.unwrap_or(Tuple { dst: self.key.addr, ..about });
+        let original = self
+            .node
+            .ct
+            .find(tick, &about.reversed())
+            .map(|ct| self.node.ct.entry(ct.slot).orig);
+        let about = original.unwrap_or(Tuple {
+            dst: self.key.addr,
+            ..about
+        });
         self.send_icmp(kind, about);
     }
 
@@ -404,7 +484,9 @@ impl World<'_> {
             }
             return self.dead_end_answers(answer, segment);
         }
-        let Some(place) = self.pods.at(ip) else { return };
+        let Some(place) = self.pods.at(ip) else {
+            return;
+        };
         let now = self.now;
         let host = self.pods.get(place);
         let outcome = match &mut host.pod {
@@ -458,9 +540,15 @@ impl World<'_> {
 
     fn mark_wrong_service(&mut self, about: Tuple) {
         let tick = self.node.ipvs.clock().jiffies(self.now);
-        let original = self.node.ct.find(tick, &about.reversed()).map(|ct| self.node.ct.entry(ct.slot).orig);
+        let original = self
+            .node
+            .ct
+            .find(tick, &about.reversed())
+            .map(|ct| self.node.ct.entry(ct.slot).orig);
         let client = original.unwrap_or(about).src;
-        let Some(host) = self.hosts.at(client.ip) else { return };
+        let Some(host) = self.hosts.at(client.ip) else {
+            return;
+        };
         if let Some((slot, request)) = self.request_of(host, client.port) {
             request.wrong_service = true;
             request.trouble = Some(Cause::AddressReassigned);
@@ -488,7 +576,9 @@ impl World<'_> {
             | TcpRule::TimeWaitAckLimited => Cause::StaleServerSocket,
             _ => return,
         };
-        let Some(host) = self.hosts.at(segment.tuple.src.ip) else { return };
+        let Some(host) = self.hosts.at(segment.tuple.src.ip) else {
+            return;
+        };
         if let Some((_, request)) = self.request_of(host, segment.tuple.src.port) {
             request.trouble = Some(cause);
         }
@@ -546,11 +636,18 @@ impl World<'_> {
         let now = self.now;
         let host = self.pods.get(place);
         let Some(pod) = &host.pod else { return };
-        let Some(tick) = pod.timer(now, peer) else { return };
-        let Some(stack) = self.pods.stack() else { return };
+        let Some(tick) = pod.timer(now, peer) else {
+            return;
+        };
+        let Some(stack) = self.pods.stack() else {
+            return;
+        };
         let at = stack.clock.instant(tick).max(now);
         let host = self.pods.get(place);
-        let state = host.peers.entry(peer.key()).or_insert(Peer { closed: true, ..Peer::default() });
+        let state = host.peers.entry(peer.key()).or_insert(Peer {
+            closed: true,
+            ..Peer::default()
+        });
         if at < state.filed {
             state.filed = at;
             self.queue.at(at, Event::PodTimer(place, peer));
@@ -580,7 +677,9 @@ impl World<'_> {
     fn pod_reads(&mut self, place: u32, peer: Endpoint, bytes: u32) {
         let kind = self.kind_of(peer.ip);
         let wanted = self.manners[kind].request_bytes;
-        let Some(state) = self.pods.get(place).peers.get_mut(&peer.key()) else { return };
+        let Some(state) = self.pods.get(place).peers.get_mut(&peer.key()) else {
+            return;
+        };
         state.received += bytes;
         if state.received < wanted {
             return;
@@ -599,7 +698,9 @@ impl World<'_> {
         if host.exited.is_some() {
             return;
         }
-        let Some(state) = host.peers.get_mut(&peer.key()) else { return };
+        let Some(state) = host.peers.get_mut(&peer.key()) else {
+            return;
+        };
         state.served += 1;
         let served = state.served;
         let Some(pod) = &mut host.pod else { return };
@@ -611,14 +712,20 @@ impl World<'_> {
             }
         } else {
             let idle = self.scenario.server.keep_alive_timeout;
-            self.queue.at(now + idle, Event::KeepAlive(place, peer, served));
+            self.queue
+                .at(now + idle, Event::KeepAlive(place, peer, served));
         }
     }
 
     pub(super) fn keep_alive_over(&mut self, place: u32, peer: Endpoint, served: u32) {
-        let idle = self.pods.get(place).peers.get(&peer.key()).is_some_and(|state| {
-            state.served == served && state.requests == served && !state.closed
-        });
+        let idle = self
+            .pods
+            .get(place)
+            .peers
+            .get(&peer.key())
+            .is_some_and(|state| {
+                state.served == served && state.requests == served && !state.closed
+            });
         if idle {
             self.pod_closes(place, peer);
         }
@@ -628,7 +735,9 @@ impl World<'_> {
     fn pod_closes(&mut self, place: u32, peer: Endpoint) {
         let now = self.now;
         let host = self.pods.get(place);
-        let Some(state) = host.peers.get_mut(&peer.key()) else { return };
+        let Some(state) = host.peers.get_mut(&peer.key()) else {
+            return;
+        };
         if state.closed || host.exited.is_some() {
             return;
         }
@@ -642,10 +751,16 @@ impl World<'_> {
 
     pub(super) fn pod_closes_listener(&mut self, id: PodId) {
         let now = self.now;
-        let Some(place) = self.pods.place(id) else { return };
+        let Some(place) = self.pods.place(id) else {
+            return;
+        };
         let host = self.pods.get(place);
         host.draining = true;
-        let outcomes = host.pod.as_mut().map(|pod| pod.close_listener(now)).unwrap_or_default();
+        let outcomes = host
+            .pod
+            .as_mut()
+            .map(|pod| pod.close_listener(now))
+            .unwrap_or_default();
         for (peer, outcome) in outcomes {
             self.pod_did(place, peer, &outcome);
         }
@@ -654,11 +769,17 @@ impl World<'_> {
 
     pub(super) fn pod_exits(&mut self, id: PodId) {
         let now = self.now;
-        let Some(place) = self.pods.place(id) else { return };
+        let Some(place) = self.pods.place(id) else {
+            return;
+        };
         let host = self.pods.get(place);
         host.exited = Some(now);
         host.draining = false;
-        let outcomes = host.pod.as_mut().map(|pod| pod.exit(now, false)).unwrap_or_default();
+        let outcomes = host
+            .pod
+            .as_mut()
+            .map(|pod| pod.exit(now, false))
+            .unwrap_or_default();
         for (peer, outcome) in outcomes {
             self.pod_did(place, peer, &outcome);
         }

@@ -1,19 +1,21 @@
 //! The world of one run: hosts, node, pods and control plane, and the events that move them.
 
+use ipvs_model::conntrack::ListingStyle;
 use ipvs_model::conntrack::SourceNat;
+use ipvs_model::dataplane::IptablesRules;
 use ipvs_model::icmp::IcmpLimiter;
 use ipvs_model::ipvs::sched::{Flags as SchedFlags, Kind};
 use ipvs_model::ipvs::service::{Persistence, ServiceKey};
 use ipvs_model::ipvs::{list_connections_ipvsadm, list_services};
-use ipvs_model::conntrack::ListingStyle;
-use ipvs_model::dataplane::IptablesRules;
-use ipvs_model::kube::{ProxyAction, ProxyBehaviours, RolloutEvent, SysctlConfig, sysctls_at_start};
+use ipvs_model::kube::{
+    ProxyAction, ProxyBehaviours, RolloutEvent, SysctlConfig, sysctls_at_start,
+};
 use ipvs_model::node::{Balancer, Node, NodeConfig};
 use ipvs_model::segment::{Endpoint, IcmpError, Segment};
 use ipvs_model::sysctl::Sysctls;
 use ipvs_model::time::{Clock, Instant, Span};
-use rand::rngs::ChaCha8Rng;
 use rand::RngExt;
+use rand::rngs::ChaCha8Rng;
 
 use super::control::{Control, proxy_behaviours};
 use super::hosts::{Hosts, Pods, answers_directly};
@@ -150,7 +152,14 @@ fn build_node(scenario: &Scenario, sysctls: Sysctls, streams: Streams) -> Node {
         Masquerade::RandomFully => SourceNat::Masquerade { ip, random: true },
     };
     let clock = Clock::new(scenario.node.hz.0, kernel.timer_era(), uptime);
-    let config = NodeConfig { kernel, clock, sysctls, balancer, source_nat, tracking: true };
+    let config = NodeConfig {
+        kernel,
+        clock,
+        sysctls,
+        balancer,
+        source_nat,
+        tracking: true,
+    };
     let mut node = Node::new(config);
     node.add_local(ip);
     node.add_local(scenario.service.address.ip);
@@ -179,10 +188,14 @@ impl<'a> World<'a> {
         let streams = Streams::new(seed);
         let sysctls = node_sysctls(scenario)?;
         let mut node = build_node(scenario, sysctls, streams);
-        let key = ServiceKey { proto: scenario.service.protocol, addr: scenario.service.address };
-        let persistence = scenario.service.session_affinity.map(|timeout| {
-            Persistence::per_client(timeout.as_secs().clamp(1, 31 * 86_400) as u32)
-        });
+        let key = ServiceKey {
+            proto: scenario.service.protocol,
+            addr: scenario.service.address,
+        };
+        let persistence = scenario
+            .service
+            .session_affinity
+            .map(|timeout| Persistence::per_client(timeout.as_secs().clamp(1, 31 * 86_400) as u32));
         let kind = scheduler(scenario.kube_proxy.scheduler);
         node.ipvs
             .add_service(key, kind, SchedFlags::default(), persistence)
@@ -240,23 +253,33 @@ impl<'a> World<'a> {
     /// Sets up the pods of the start, with their real servers, and files the first events.
     fn start(&mut self) {
         while self.control.next_rollout() == Some(Instant::ZERO) {
-            let Some(event) = self.control.poll_rollout(Instant::ZERO) else { break };
+            let Some(event) = self.control.poll_rollout(Instant::ZERO) else {
+                break;
+            };
             if let RolloutEvent::EndpointsPublished { endpoints } = &event {
                 let wanted = self.control.endpoints(endpoints);
                 self.apply_rules(wanted.clone());
-                self.control.endpoints_changed(Instant::ZERO, wanted, Span::ZERO);
+                self.control
+                    .endpoints_changed(Instant::ZERO, wanted, Span::ZERO);
             } else {
                 self.on_rollout(event);
             }
         }
         if self.scenario.node.mode == DataPlane::Ipvs {
-            drop(self.control.poll_proxy(Instant::ZERO, &mut self.node.ipvs, self.key, true));
+            drop(
+                self.control
+                    .poll_proxy(Instant::ZERO, &mut self.node.ipvs, self.key, true),
+            );
         }
         for kind in 0..self.loads.len() {
             for (at, worker) in self.loads[kind].initial() {
                 let closed = self.loads[kind].think_time().is_some();
                 let kind = kind as u16;
-                let event = if closed { Event::Worker(kind, worker) } else { Event::Arrival(kind) };
+                let event = if closed {
+                    Event::Worker(kind, worker)
+                } else {
+                    Event::Arrival(kind)
+                };
                 self.queue.at(at, event);
             }
         }
@@ -329,7 +352,10 @@ impl<'a> World<'a> {
                 self.queue.at(self.now + delay, event);
             }
             (Leg::PodClient, ..) => {
-                let delays = [self.scenario.network.client_node, self.scenario.network.node_pod];
+                let delays = [
+                    self.scenario.network.client_node,
+                    self.scenario.network.node_pod,
+                ];
                 let delay = delays
                     .iter()
                     .map(|dist| super::load::sample(dist, &mut self.network_rng))
@@ -393,7 +419,11 @@ impl<'a> World<'a> {
                 self.pod_closes_listener(pod);
             }
             RolloutEvent::ProcessExited { pod, killed } => {
-                let what = if killed { "process killed" } else { "process exited" };
+                let what = if killed {
+                    "process killed"
+                } else {
+                    "process exited"
+                };
                 at_pod(pod, what, observer, now);
                 self.pod_exits(pod);
             }
@@ -417,8 +447,13 @@ impl<'a> World<'a> {
     fn apply_rules(&mut self, endpoints: Vec<Endpoint>) {
         let key = self.key;
         if let Some(rules) = self.node.iptables_mut() {
-            let listed = endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-            self.observer.event(self.now, None, format!("rules list {listed}"));
+            let listed = endpoints
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" ");
+            self.observer
+                .event(self.now, None, format!("rules list {listed}"));
             rules.set_endpoints(key, endpoints);
         }
     }
@@ -427,7 +462,10 @@ impl<'a> World<'a> {
         self.proxy_filed = Instant::NEVER;
         self.node.advance(self.now);
         let (now, observer) = (self.now, &mut self.observer);
-        for entry in self.control.poll_proxy(now, &mut self.node.ipvs, self.key, false) {
+        for entry in self
+            .control
+            .poll_proxy(now, &mut self.node.ipvs, self.key, false)
+        {
             let what = match entry.action {
                 ProxyAction::Added => "real server added".to_owned(),
                 ProxyAction::WeightSet(weight) => format!("weight set to {weight}"),
@@ -446,7 +484,12 @@ impl<'a> World<'a> {
             Balancer::Ipvs => {
                 // A deleted real server whose entries live on is shown as long as they do.
                 let listed = self.node.ipvs.real_servers(self.key).map(|server| {
-                    (server.addr, Some(server.weight), server.active, server.inactive)
+                    (
+                        server.addr,
+                        Some(server.weight),
+                        server.active,
+                        server.inactive,
+                    )
                 });
                 let trashed = self.node.ipvs.dests().trash().iter().map(|id| {
                     let dest = self.node.ipvs.dests().get(*id);
@@ -455,13 +498,25 @@ impl<'a> World<'a> {
                 samples.extend(listed.chain(trashed.filter(|(_, _, a, i)| a + i > 0)));
             }
             Balancer::Iptables(ref rules) => {
-                samples.extend(rules.endpoints(self.key).iter().map(|addr| (*addr, Some(1), 0, 0)));
+                samples.extend(
+                    rules
+                        .endpoints(self.key)
+                        .iter()
+                        .map(|addr| (*addr, Some(1), 0, 0)),
+                );
             }
         }
         samples.sort();
         for (server, weight, active, inactive) in samples {
             let at = self.now;
-            self.observer.server(ServerSample { at, server, weight, active, inactive, syns: 0 });
+            self.observer.server(ServerSample {
+                at,
+                server,
+                weight,
+                active,
+                inactive,
+                syns: 0,
+            });
         }
         let end = Instant::ZERO + self.scenario.duration;
         if let Some(every) = self.observer.options().sample_every
@@ -475,11 +530,19 @@ impl<'a> World<'a> {
         self.node.advance(self.now);
         let tick = self.node.ipvs.clock().jiffies(self.now);
         let ipvs = matches!(self.node.config().balancer, Balancer::Ipvs);
-        let mut conntrack = self.node.ct.listing(tick, ListingStyle::default()).join("\n");
+        let mut conntrack = self
+            .node
+            .ct
+            .listing(tick, ListingStyle::default())
+            .join("\n");
         conntrack.push('\n');
         self.observer.tables(Tables {
             at: self.now,
-            services: if ipvs { list_services(&self.node.ipvs) } else { String::new() },
+            services: if ipvs {
+                list_services(&self.node.ipvs)
+            } else {
+                String::new()
+            },
             connections: if ipvs {
                 list_connections_ipvsadm(&self.node.ipvs, tick)
             } else {
