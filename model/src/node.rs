@@ -244,7 +244,7 @@ impl Node {
         let decision = match (&self.config.balancer, self.is_local(seg.tuple.dst.ip)) {
             (Balancer::Ipvs, true) => self.ipvs_inward(now, seg, ct, rng),
             (Balancer::Ipvs, false) => self.ipvs_outward(now, seg, ct, rng),
-            (Balancer::Iptables(_), true) => self.deliver(now, seg, ct, picked),
+            (Balancer::Iptables(_), true) => self.deliver(now, seg, ct, picked, rng),
             (Balancer::Iptables(_), false) => self.route(now, seg, ct, picked, rng),
         };
         Decision {
@@ -295,7 +295,7 @@ impl Node {
                 }
                 let mut out = seg;
                 out.tuple.dst = to;
-                if nfct && !tracked && self.config.tracking {
+                if !tracked && self.config.tracking {
                     match self.track_again(now, &out) {
                         Ok(second) => ct = second,
                         Err(reason) => {
@@ -312,7 +312,7 @@ impl Node {
                 Verdict::Reject(IcmpKind::PortUnreachable),
                 Rule::Ipvs(rule),
             ),
-            Inward::Pass(rule) => self.deliver(now, seg, ct, Rule::Ipvs(rule)),
+            Inward::Pass(rule) => self.deliver(now, seg, ct, Rule::Ipvs(rule), rng),
         }
     }
 
@@ -428,12 +428,22 @@ impl Node {
     }
 
     /// LOCAL_IN without a taker: conntrack confirms, TCP answers RST. The RST passes conntrack on its way out.
-    fn deliver(&mut self, now: Instant, seg: Segment, ct: Option<CtRef>, rule: Rule) -> Decision {
+    fn deliver(
+        &mut self,
+        now: Instant,
+        seg: Segment,
+        ct: Option<CtRef>,
+        rule: Rule,
+        rng: &mut impl Rng,
+    ) -> Decision {
         let jiffies = self.config.clock.jiffies(now);
-        if let Some(ct) = ct
-            && let Err(reason) = self.ct.confirm(jiffies, ct)
-        {
-            return self.drop(None, Verdict::Drop, Rule::Conntrack(reason));
+        if let Some(ct) = ct {
+            // Source NAT is looked at on the way in, too; what it would rewrite the local stack does not mind.
+            let policy = self.null_binding();
+            self.ct.source_nat(jiffies, ct, policy, rng);
+            if let Err(reason) = self.ct.confirm(jiffies, ct) {
+                return self.drop(None, Verdict::Drop, Rule::Conntrack(reason));
+            }
         }
         if seg.tuple.proto == Proto::Udp {
             let verdict = Verdict::Reject(IcmpKind::PortUnreachable);
