@@ -238,3 +238,42 @@ fn packets_that_the_capture_missed_are_counted() {
         report.text(9)
     );
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(96))]
+
+    /// Damaged captures are compared as far as they go: no damage makes the comparison panic.
+    #[test]
+    fn damaged_captures_do_not_panic(
+        edits in proptest::collection::vec(
+            (0..4_usize, proptest::prelude::any::<proptest::sample::Index>(), proptest::prelude::any::<u8>()),
+            1..30,
+        ),
+        digits in proptest::prelude::any::<bool>(),
+    ) {
+        let from = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../captures/linux-6.1.192-mode1-expire1-rr-ct1-seed101-persistent-quiescent1");
+        let to = tempfile::tempdir().unwrap();
+        let names = ["rules.log", "ipvs-conn.log", "conntrack.log", "packets.pcap"];
+        fs::copy(from.join("manifest.toml"), to.path().join("manifest.toml")).unwrap();
+        for (which, name) in names.iter().enumerate() {
+            let mut bytes = fs::read(from.join(name)).unwrap();
+            for (file, at, byte) in &edits {
+                let len = bytes.len();
+                if *file == which && len > 0 {
+                    let at = at.index(len);
+                    // Digits for digits keep most lines readable: they reach deeper.
+                    bytes[at] = match (digits && which < 3, bytes[at]) {
+                        (true, b'0'..=b'9') => b'0' + byte % 10,
+                        (true, other) => other,
+                        (false, _) => *byte,
+                    };
+                }
+            }
+            fs::write(to.path().join(name), bytes).unwrap();
+        }
+        if let Ok(capture) = Capture::open(to.path()) {
+            let _ = super::compare(&capture);
+        }
+    }
+}
