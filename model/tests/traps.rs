@@ -172,7 +172,7 @@ fn trap_8_time_wait_counts_from_the_last_packet() {
     lab.open(&mut flow);
     lab.client(&mut flow, FIN);
     lab.pod(&mut flow, ACK);
-    let last_fin = flow.from_pod(FIN, 0);
+    let last_fin = flow.pod_segment(FIN, 0);
     lab.pod(&mut flow, FIN);
     lab.client(&mut flow, ACK);
     lab.wait_s(50);
@@ -433,11 +433,11 @@ fn trap_34_a_syn_on_an_established_entry() {
         "ESTABLISHED 900 | ESTABLISHED 431999 [ASSURED] | 1/0",
         "and conntrack ignores it"
     );
-    let mut challenge = stale.from_pod(ACK, 0);
+    let mut challenge = stale.pod_segment(ACK, 0);
     challenge.ack = stale.client_next;
     lab.wait(Span::from_millis(5));
     lab.packet(&challenge);
-    let mut reset = flow.from_client(RST, 0);
+    let mut reset = flow.client_segment(RST, 0);
     reset.seq = challenge.ack;
     lab.wait(Span::from_millis(5));
     lab.packet(&reset);

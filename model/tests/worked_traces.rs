@@ -462,7 +462,7 @@ fn trace_10_7_a_syn_meets_a_time_wait_behind_snat() {
         );
 
         // The TIME_WAIT socket acknowledges another connection's number.
-        let mut challenge = flow.from_pod(ACK, 0);
+        let mut challenge = flow.pod_segment(ACK, 0);
         (challenge.seq, challenge.ack) = (7_000, 777_000_000);
         lab.wait(Span::from_millis(5));
         let seen = lab.packet(&challenge);
@@ -473,7 +473,7 @@ fn trace_10_7_a_syn_meets_a_time_wait_behind_snat() {
             "mode {mode}"
         );
 
-        let mut reset = flow.from_client(RST, 0);
+        let mut reset = flow.client_segment(RST, 0);
         reset.seq = challenge.ack;
         lab.wait(Span::from_millis(5));
         lab.packet(&reset);

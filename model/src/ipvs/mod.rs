@@ -5,6 +5,8 @@
 //! methods other than masquerading.
 
 mod admin;
+#[cfg(test)]
+mod graph;
 mod listing;
 mod packet;
 pub mod reuse;

@@ -164,7 +164,7 @@ impl Lab {
 
     /// The same without any time in between.
     pub fn client_now(&mut self, flow: &mut Flow, flags: Flags, len: u16) -> Decision {
-        let seg = flow.from_client(flags, len);
+        let seg = flow.client_segment(flags, len);
         flow.client_next = seg.end_seq();
         flow.last_from_client = Some(seg);
         let decision = self.packet(&seg);
@@ -192,7 +192,7 @@ impl Lab {
     /// The same with payload.
     pub fn pod_data(&mut self, flow: &mut Flow, flags: Flags, len: u16) -> Decision {
         self.wait(STEP);
-        let seg = flow.from_pod(flags, len);
+        let seg = flow.pod_segment(flags, len);
         flow.pod_next = seg.end_seq();
         self.packet(&seg)
     }
@@ -360,7 +360,7 @@ impl Flow {
     }
 
     /// A segment of the client with the next numbers.
-    pub fn from_client(&self, flags: Flags, len: u16) -> Segment {
+    pub fn client_segment(&self, flags: Flags, len: u16) -> Segment {
         let mut seg = Segment::new(self.tuple(), flags);
         seg.seq = self.client_next;
         seg.len = len;
@@ -371,7 +371,7 @@ impl Flow {
     }
 
     /// A segment of the real server with the next numbers; a RST acknowledges, as one for a SYN does.
-    pub fn from_pod(&self, flags: Flags, len: u16) -> Segment {
+    pub fn pod_segment(&self, flags: Flags, len: u16) -> Segment {
         let reached = self.pod_side.expect("the client reached a real server");
         let mut seg = Segment::new(reached.reversed(), flags);
         seg.seq = self.pod_next;
