@@ -162,9 +162,9 @@ gates! {
     /// Only a RST from the side that did not send the ignored SYN counts as its answer.
     RstAnswersOther "rst-answers-other"
         since None, backports [v(6, 1, 192), v(6, 12, 117)], el7 false, "read in 6.1.192, 6.12.117; absent in 5.18 and a 6.1x fork; exact releases unknown";
-    /// Source NAT leaves a UDP collision with an untranslated entry of the opposite direction to the insertion.
+    /// A datagram merges with the entry it clashes with only if that is the same flow (before: if NAT never saw that); source NAT knows the reversed case.
     NatReverseClash "nat-reverse-clash"
-        since Some(v(6, 12, 0)), backports [], el7 false, "d8f84a9bc7c4; read in 6.12.117, absent in 6.1.192";
+        since Some(v(6, 12, 0)), backports [], el7 false, "a4e6a1031e77, d8f84a9bc7c4; read in 6.12.117, absent in 6.1.192; lab";
     /// connect() starts its port search at an even port.
     ConnectEven "connect-even"
         since Some(v(4, 2, 0)), backports [], el7 true, "07f4c90062f8";

@@ -156,6 +156,11 @@ impl Node {
         self.ipvs.sysctls = sysctls.vs;
     }
 
+    /// Changes the source NAT of balanced connections that begin from now on.
+    pub const fn set_source_nat(&mut self, policy: SourceNat) {
+        self.config.source_nat = policy;
+    }
+
     /// Makes an address the node's own: a virtual address (as on kube-ipvs0) or one of its interfaces.
     pub fn add_local(&mut self, ip: Ipv4Addr) {
         if let Err(at) = self.local.binary_search(&ip) {
@@ -186,6 +191,15 @@ impl Node {
     pub fn advance(&mut self, now: Instant) {
         let ct = &mut self.ct;
         self.ipvs.advance(now, &mut |tick, tuple| {
+            ct.delete_tuple(tick, tuple);
+        });
+    }
+
+    /// Lets the timer of an IPVS entry fire now, with what that does to its conntrack twin: for a node whose
+    /// timer grid is not known.
+    pub fn expire_entry(&mut self, now: Instant, id: EntryId) {
+        let ct = &mut self.ct;
+        self.ipvs.expire_entry(now, id, &mut |tick, tuple| {
             ct.delete_tuple(tick, tuple);
         });
     }
@@ -230,7 +244,7 @@ impl Node {
         let decision = match (&self.config.balancer, self.is_local(seg.tuple.dst.ip)) {
             (Balancer::Ipvs, true) => self.ipvs_inward(now, seg, ct, rng),
             (Balancer::Ipvs, false) => self.ipvs_outward(now, seg, ct, rng),
-            (Balancer::Iptables(_), true) => self.deliver(now, seg, ct, picked),
+            (Balancer::Iptables(_), true) => self.deliver(now, seg, ct, picked, rng),
             (Balancer::Iptables(_), false) => self.route(now, seg, ct, picked, rng),
         };
         Decision {
@@ -281,7 +295,7 @@ impl Node {
                 }
                 let mut out = seg;
                 out.tuple.dst = to;
-                if nfct && !tracked && self.config.tracking {
+                if !tracked && self.config.tracking {
                     match self.track_again(now, &out) {
                         Ok(second) => ct = second,
                         Err(reason) => {
@@ -298,7 +312,7 @@ impl Node {
                 Verdict::Reject(IcmpKind::PortUnreachable),
                 Rule::Ipvs(rule),
             ),
-            Inward::Pass(rule) => self.deliver(now, seg, ct, Rule::Ipvs(rule)),
+            Inward::Pass(rule) => self.deliver(now, seg, ct, Rule::Ipvs(rule), rng),
         }
     }
 
@@ -414,12 +428,22 @@ impl Node {
     }
 
     /// LOCAL_IN without a taker: conntrack confirms, TCP answers RST. The RST passes conntrack on its way out.
-    fn deliver(&mut self, now: Instant, seg: Segment, ct: Option<CtRef>, rule: Rule) -> Decision {
+    fn deliver(
+        &mut self,
+        now: Instant,
+        seg: Segment,
+        ct: Option<CtRef>,
+        rule: Rule,
+        rng: &mut impl Rng,
+    ) -> Decision {
         let jiffies = self.config.clock.jiffies(now);
-        if let Some(ct) = ct
-            && let Err(reason) = self.ct.confirm(jiffies, ct)
-        {
-            return self.drop(None, Verdict::Drop, Rule::Conntrack(reason));
+        if let Some(ct) = ct {
+            // Source NAT is looked at on the way in, too; what it would rewrite the local stack does not mind.
+            let policy = self.null_binding();
+            self.ct.source_nat(jiffies, ct, policy, rng);
+            if let Err(reason) = self.ct.confirm(jiffies, ct) {
+                return self.drop(None, Verdict::Drop, Rule::Conntrack(reason));
+            }
         }
         if seg.tuple.proto == Proto::Udp {
             let verdict = Verdict::Reject(IcmpKind::PortUnreachable);

@@ -1,4 +1,7 @@
 //! The simulator: scenarios, engine, experiments and reports on top of `ipvs_model`.
+
+pub mod capture;
+pub mod diff;
 pub mod engine;
 pub mod experiment;
 pub mod outcome;

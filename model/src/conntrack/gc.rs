@@ -1,6 +1,6 @@
 //! Removal of expired entries, and what happens when the table is full.
 //!
-//! Faithful to: `gc_worker` of 5.15 and later (interval: running mean of the remaining lifetimes, 1 to 60 s; above
+//! Faithful to: `gc_worker` of 5.15 and later (first scan a second after boot; interval: running mean of the remaining lifetimes, 1 to 60 s; above
 //! 95 % of the limit it also takes closing entries once the table has been full), `early_drop`.
 //! Leaves out: the pauses in a scan (10 ms, 64000/HZ expired entries), so a scan takes no time; the scan order,
 //! which is that of the slots. Kernels 4.9 to 5.14 scan by other rules, before 4.9 entries have timers: for them
@@ -12,19 +12,29 @@ use super::index;
 use super::{Conntrack, CtState};
 use crate::segment::Tuple;
 use crate::sysctl::CtSysctls;
-use crate::time::Jiffies;
+use crate::time::{Clock, Jiffies};
 
 /// Buckets that a full table searches for a victim (`NF_CT_EVICTION_RANGE`).
 const EVICTION_RANGE: u64 = 8;
 
 /// The collector's memory between two scans.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Collector {
-    next_run: Option<Jiffies>,
+    next_run: Jiffies,
     early_drop: bool,
 }
 
 impl Collector {
+    /// A collector that runs for the first time a second after boot.
+    pub(super) fn new(clock: Clock) -> Self {
+        let hz = clock.hz();
+        let delay = clock.ticks(1);
+        Self {
+            next_run: clock.fires(Jiffies(Clock::initial_jiffies(hz)) + delay, delay),
+            early_drop: false,
+        }
+    }
+
     /// The next scan may take closing entries too.
     pub(super) const fn table_was_full(&mut self) {
         self.early_drop = true;
@@ -42,22 +52,25 @@ fn can_early_drop(entry: &CtEntry) -> bool {
 impl Conntrack {
     /// Runs the scans that are due. `incoming` does this by itself; a caller that only counts entries may too.
     pub fn gc(&mut self, now: Jiffies, sysctls: &CtSysctls) {
-        let first = now + self.clock.ticks(1);
-        let mut due = *self.collector.next_run.get_or_insert(first);
-        while due <= now {
-            if self.count() == 0 {
-                // An empty table is scanned every 60 s, to no effect.
-                let period = self.clock.ticks(60);
-                due = due + ((now.0 - due.0) / period + 1) * period;
-                break;
-            }
-            due = due + self.scan(due, sysctls);
+        while self.collector.next_run <= now {
+            let at = self.collector.next_run;
+            let delay = self.scan(at, sysctls);
+            self.collector.next_run = self.clock.fires(at + delay, delay);
         }
-        self.collector.next_run = Some(due);
     }
 
-    /// When the next scan is due; `None` before the first packet.
-    pub fn next_gc(&self) -> Option<Jiffies> {
+    /// Deletes every expired entry, as reading `/proc/net/nf_conntrack` does (`ct_seq_show`).
+    pub fn delete_expired(&mut self, now: Jiffies) {
+        for slot in 0..self.entries.len() as u32 {
+            let entry = &self.entries[slot as usize];
+            if entry.status.has(Status::CONFIRMED) && entry.is_expired(now) {
+                self.delete(slot);
+            }
+        }
+    }
+
+    /// When the next scan is due.
+    pub fn next_gc(&self) -> Jiffies {
         self.collector.next_run
     }
 
@@ -71,7 +84,12 @@ impl Conntrack {
         let min = self.clock.ticks(1);
         let mut mean = self.clock.ticks(60) as i64;
         let mut count = 100_i64;
-        for slot in 0..self.entries.len() as u32 {
+        let slots = if self.count() == 0 {
+            0
+        } else {
+            self.entries.len() as u32
+        };
+        for slot in 0..slots {
             let entry = &self.entries[slot as usize];
             if !entry.status.has(Status::LIVE) || !entry.status.has(Status::CONFIRMED) {
                 continue;

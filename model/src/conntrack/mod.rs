@@ -1,8 +1,14 @@
 //! nf_conntrack and its source-port choice, as pure state machines.
 //!
 //! A packet goes through `incoming` (PRE_ROUTING or LOCAL_OUT), may have its entry altered by IPVS, goes through
-//! `source_nat` (POST_ROUTING) and ends in `confirm`, or in `release` if it was dropped. A packet that the node
-//! itself sends (a RST, say) takes the same way.
+//! `source_nat` (POST_ROUTING) and ends in `confirm`, or in `release` if it was dropped. A packet for the node
+//! itself ends in `confirm` too (LOCAL_IN). A packet that the node sends (a RST, say) takes the same way.
+//!
+//! Two turns of the way are easy to miss; the recordings show both. A packet of the client that came out as
+//! `Untracked`, and that IPVS sends on, is re-injected at LOCAL_OUT without an entry: it goes through `incoming` a
+//! second time, translated, and may make an entry of its own from client to real server or continue one from
+//! real server to client. With `vs.conntrack`=0 a packet that has an entry loses it (`release`) and is not looked
+//! at again, neither by conntrack nor by NAT; one without an entry is re-tracked all the same.
 //!
 //! Faithful to: `nf_conntrack_in`, `resolve_normal_ct`, `__nf_conntrack_confirm`, `nf_conntrack_find_get`,
 //! `nf_nat_setup_info`, 3.10 to 6.12, behind the gates of `kernel.rs`.
@@ -15,6 +21,7 @@ use crate::segment::{Endpoint, Proto, Segment, Tuple};
 use crate::sysctl::CtSysctls;
 use crate::time::{Clock, Jiffies};
 
+mod adopt;
 mod entry;
 mod gc;
 pub mod graph;
@@ -30,6 +37,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
+pub use adopt::ListedCt;
 pub use entry::{CtEntry, Dir, L4, Seen, Status, TcpState};
 pub use listing::ListingStyle;
 pub use nat::SourceNat;
@@ -87,7 +95,7 @@ impl Conntrack {
             sources: TupleIndex::default(),
             serial: 0,
             rover: [0; 2],
-            collector: Collector::default(),
+            collector: Collector::new(clock),
         }
     }
 
@@ -176,18 +184,21 @@ impl Conntrack {
 
     /// The packet leaves the node or reaches a socket: a new entry enters the table (`__nf_conntrack_confirm`).
     ///
+    /// A datagram whose tuples another entry has may pass all the same, as a packet of that entry.
+    ///
     /// # Errors
     /// `Clash` if another entry has one of the tuples, even an expired one that is not yet collected: the packet
-    /// is dropped and its entry gone. (A datagram may merge with the entry it clashes with only if both were made
-    /// at once on two processors.)
+    /// is dropped and its entry gone.
     pub fn confirm(&mut self, now: Jiffies, ct: CtRef) -> Result<(), CtRule> {
         let entry = *self.entry(ct.slot);
         if ct.dir == Dir::Reply || entry.status.has(Status::CONFIRMED) {
             return Ok(());
         }
-        if self.owner(&entry.orig).is_some() || self.owner(&entry.reply).is_some() {
+        let winner = self.owner(&entry.orig).or_else(|| self.owner(&entry.reply));
+        if let Some(winner) = winner {
             self.release(ct);
-            return Err(CtRule::Clash);
+            let merges = self.can_merge(self.entry(winner.slot), &entry);
+            return if merges { Ok(()) } else { Err(CtRule::Clash) };
         }
         let deadline = self.clock.deadline(now, entry.deadline.0);
         let entry = &mut self.entries[ct.slot as usize];
@@ -236,6 +247,20 @@ impl Conntrack {
             .enumerate()
             .filter(|(_, entry)| entry.status.has(Status::LIVE))
             .map(|(slot, entry)| (slot as u32, entry))
+    }
+
+    /// Whether a packet may change over to the entry that it clashes with (`__nf_ct_resolve_clash`, since 4.7).
+    fn can_merge(&self, winner: &CtEntry, loser: &CtEntry) -> bool {
+        if loser.orig.proto != Proto::Udp {
+            return false;
+        }
+        let same = (winner.orig, winner.reply) == (loser.orig, loser.reply);
+        if self.kernel.has(Gate::NatReverseClash) {
+            return same || (winner.orig, winner.reply) == (loser.reply, loser.orig);
+        }
+        let nat_saw_it =
+            winner.status.has(Status::SRC_NAT_DONE) || winner.status.has(Status::DST_NAT_DONE);
+        same || !nat_saw_it
     }
 
     /// The confirmed entry that has this tuple, expired or not.

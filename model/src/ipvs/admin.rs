@@ -207,7 +207,7 @@ impl Ipvs {
         Ok(())
     }
 
-    fn discard(&mut self, now: Instant, dest: DestId) {
+    pub(super) fn discard(&mut self, now: Instant, dest: DestId) {
         let jiffies = self.clock.jiffies(now);
         if self.dests.delete(dest) {
             self.trash_timer = Some(self.trash_tick(jiffies));

@@ -5,6 +5,7 @@
 //! methods other than masquerading.
 
 mod admin;
+mod adopt;
 #[cfg(test)]
 mod graph;
 mod listing;
@@ -26,6 +27,7 @@ use crate::sysctl::VsSysctls;
 use crate::time::{Clock, Instant, Jiffies};
 
 pub use admin::{DestStats, Timeouts};
+pub use adopt::Listed;
 pub use listing::{ConnLine, list_connections, list_connections_ipvsadm, list_services};
 pub use packet::{Inward, Outward, Rule};
 use service::{Dests, Service, ServiceKey};

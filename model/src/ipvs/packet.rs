@@ -53,6 +53,19 @@ pub enum Rule {
 }
 
 impl Rule {
+    /// Whether the scheduler was asked.
+    pub const fn schedules(self) -> bool {
+        matches!(
+            self,
+            Self::Scheduled
+                | Self::ScheduledSloppy
+                | Self::RescheduledWeightZero
+                | Self::RescheduledReuse
+                | Self::RescheduledDeleted
+                | Self::NoDestination
+        )
+    }
+
     /// One sentence on what the rule does.
     pub const fn describe(self) -> &'static str {
         match self {
@@ -319,7 +332,7 @@ impl Ipvs {
     }
 
     /// A new entry bound to its destination (`ip_vs_conn_new`, `ip_vs_bind_dest`).
-    fn bind(
+    pub(super) fn bind(
         &mut self,
         proto: Proto,
         client: Endpoint,

@@ -89,8 +89,11 @@ pub struct Flags {
     pub port: bool,
 }
 
+/// The most falling weights of wrr that are told apart when its state is not known.
+const WEIGHT_STEPS_MAX: i64 = 256;
+
 /// A scheduler with its state.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scheduler {
     /// Which one.
     pub kind: Kind,
@@ -99,7 +102,7 @@ pub struct Scheduler {
     state: State,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     None,
     /// The destination chosen last; `None` is the head of the list.
@@ -109,7 +112,7 @@ enum State {
     Mh(Box<MhTable>),
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Wrr {
     current: Option<DestId>,
     current_weight: i64,
@@ -163,6 +166,36 @@ impl Scheduler {
             State::Wrr(wrr) => wrr.changed(list, dests),
             State::Sh(table) => table.rebuild(list, dests),
             State::Mh(table) => table.rebuild(list, dests),
+        }
+    }
+
+    /// Every state in which this scheduler may be after choices that nobody saw.
+    pub(super) fn possible(&self, list: &[DestId]) -> Vec<Self> {
+        let at = |state| Self {
+            kind: self.kind,
+            flags: self.flags,
+            state,
+        };
+        let places = || core::iter::once(None).chain(list.iter().copied().map(Some));
+        match &self.state {
+            State::Rr(_) => places().map(|last| at(State::Rr(last))).collect(),
+            State::Wrr(wrr) => places()
+                .flat_map(|current| {
+                    let steps = (wrr.max_weight.max(1) + wrr.step - 1) / wrr.step.max(1);
+                    (0..steps.clamp(1, WEIGHT_STEPS_MAX)).map(move |step| {
+                        let current_weight = wrr.max_weight - step * wrr.step;
+                        (current, current_weight)
+                    })
+                })
+                .map(|(current, current_weight)| {
+                    at(State::Wrr(Wrr {
+                        current,
+                        current_weight,
+                        ..*wrr
+                    }))
+                })
+                .collect(),
+            _ => vec![self.clone()],
         }
     }
 

@@ -27,7 +27,7 @@ const fn client_word(client: Endpoint, flags: Flags) -> u32 {
 }
 
 /// Source hashing. A weight-0 destination keeps one bucket a round, and clients in it are refused (trap 17).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShTable {
     buckets: Vec<DestId>,
 }
@@ -64,7 +64,7 @@ impl ShTable {
 }
 
 /// Maglev hashing. Built from the last weight above 0, so a draining destination keeps its slots.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MhTable {
     lookup: Vec<Option<DestId>>,
 }

@@ -116,6 +116,11 @@ impl Entry {
         self.control != NONE
     }
 
+    /// Whether the entry was told to expire at the next tick.
+    pub const fn is_expiring(&self) -> bool {
+        self.flags & EXPIRING != 0
+    }
+
     /// The tuple of the client's packets.
     pub const fn tuple(&self) -> Tuple {
         Tuple {
@@ -328,6 +333,16 @@ impl Table {
         let entry = self.get_mut(id);
         let ticks = u64::from(entry.timeout);
         entry.expires = clock.deadline(now, ticks);
+        entry.flags &= !EXPIRING;
+        let fires = clock.fires(entry.expires, ticks);
+        self.enqueue(id, fires);
+    }
+
+    /// Restarts the timer of an entry whose deadline is `left` ticks away.
+    pub(super) fn arm_for(&mut self, clock: &Clock, now: Jiffies, id: EntryId, left: u64) {
+        let entry = self.get_mut(id);
+        let ticks = u64::from(entry.timeout);
+        entry.expires = now + left;
         entry.flags &= !EXPIRING;
         let fires = clock.fires(entry.expires, ticks);
         self.enqueue(id, fires);

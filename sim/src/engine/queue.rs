@@ -1,10 +1,12 @@
-//! The event queue: a heap for timers, and a lane for each constant delay.
+//! The event queue: a lane for each constant delay, a small heap for what is near, and buckets for what is far.
 //!
-//! Packets that take the same time arrive in the order in which they were sent, so a queue each is enough for them and the
-//! heap stays small. Ties are broken by the order of scheduling: the order of events is total.
+//! Packets that take the same time arrive in the order in which they were sent, so a queue each is enough for them.
+//! Timers mostly lie seconds ahead: they wait unsorted in a bucket of 2^24 ns (17 ms) and enter the heap when its time
+//! comes, so that the heap never holds more than the next bucket. Ties are broken by the order of scheduling: the order
+//! of events is total.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use ipvs_model::time::{Instant, Span};
 
@@ -17,10 +19,20 @@ struct DelayLine<E> {
     waiting: VecDeque<(Instant, u64, E)>,
 }
 
+/// When, in which order of scheduling, and the slot of the event.
+type Pending = (Instant, u64, u32);
+
+/// The width of a bucket: 2 to this power, in nanoseconds.
+const BUCKET_SHIFT: u32 = 24;
+
 /// Events in the order of time, then of scheduling.
 pub struct Queue<E> {
     sequence: u64,
-    heap: BinaryHeap<Reverse<(Instant, u64, u32)>>,
+    /// Buckets up to this one are in the heap.
+    near: u64,
+    heap: BinaryHeap<Reverse<Pending>>,
+    far: BTreeMap<u64, Vec<Pending>>,
+    spare: Vec<Vec<Pending>>,
     events: Vec<Option<E>>,
     free: Vec<u32>,
     lanes: Vec<DelayLine<E>>,
@@ -35,7 +47,10 @@ impl<E> Default for Queue<E> {
     fn default() -> Self {
         Self {
             sequence: 0,
+            near: 0,
             heap: BinaryHeap::new(),
+            far: BTreeMap::new(),
+            spare: Vec::new(),
             events: Vec::new(),
             free: Vec::new(),
             lanes: Vec::new(),
@@ -71,7 +86,15 @@ impl<E> Queue<E> {
                 self.events.len() as u32 - 1
             }
         };
-        self.heap.push(Reverse((when, sequence, slot)));
+        let pending = (when, sequence, slot);
+        let bucket = when.0 >> BUCKET_SHIFT;
+        if bucket <= self.near {
+            self.heap.push(Reverse(pending));
+        } else {
+            let spare = &mut self.spare;
+            let fresh = || spare.pop().unwrap_or_default();
+            self.far.entry(bucket).or_insert_with(fresh).push(pending);
+        }
     }
 
     /// Sends an event down a lane. `now` must not go back between calls.
@@ -79,6 +102,15 @@ impl<E> Queue<E> {
         let sequence = self.next_sequence();
         let line = &mut self.lanes[lane.0];
         line.waiting.push_back((now + line.delay, sequence, event));
+    }
+
+    /// Moves the next bucket into the heap.
+    fn load(&mut self) {
+        if let Some((bucket, mut pending)) = self.far.pop_first() {
+            self.near = bucket;
+            self.heap.extend(pending.drain(..).map(Reverse));
+            self.spare.push(pending);
+        }
     }
 
     fn first(&self) -> Option<(Instant, u64, Source)> {
@@ -100,7 +132,20 @@ impl<E> Queue<E> {
 
     /// Takes the next event if it is not after `until`.
     pub fn pop(&mut self, until: Instant) -> Option<(Instant, E)> {
-        let (when, _, source) = self.first()?;
+        let (when, source) = loop {
+            let first = self.first();
+            let start = self
+                .far
+                .first_key_value()
+                .map(|(bucket, _)| bucket << BUCKET_SHIFT);
+            match (first, start) {
+                (Some((when, _, source)), start) if start.is_none_or(|start| when.0 < start) => {
+                    break (when, source);
+                }
+                (None, None) => return None,
+                _ => self.load(),
+            }
+        };
         if when > until {
             return None;
         }
@@ -120,12 +165,13 @@ impl<E> Queue<E> {
 
     /// Events that wait.
     pub fn len(&self) -> usize {
-        self.heap.len()
-            + self
-                .lanes
-                .iter()
-                .map(|line| line.waiting.len())
-                .sum::<usize>()
+        let far = self.far.values().map(Vec::len).sum::<usize>();
+        let lanes = self
+            .lanes
+            .iter()
+            .map(|line| line.waiting.len())
+            .sum::<usize>();
+        self.heap.len() + far + lanes
     }
 
     /// Whether nothing waits.
@@ -143,15 +189,16 @@ mod tests {
     proptest! {
         /// The queue gives events back in the order of a stable sort by time.
         #[test]
-        fn order_is_time_then_scheduling(delays in prop::collection::vec((0u64..50, 0usize..3), 1..200)) {
+        fn order_is_time_then_scheduling(delays in prop::collection::vec((0u64..50, 0usize..4), 1..200)) {
             let mut queue = Queue::default();
             let lanes = [queue.lane(Span(7)), queue.lane(Span(20))];
             let mut expected = Vec::new();
             for (n, (delay, how)) in delays.into_iter().enumerate() {
                 // Time only moves on, as it does in a run.
-                let now = Instant(n as u64 / 4);
+                let now = Instant((n as u64 / 4) * 3_000_000);
                 let when = match how {
                     0 => { queue.at(now + Span(delay), n); now + Span(delay) }
+                    3 => { queue.at(now + Span(delay << 23), n); now + Span(delay << 23) }
                     1 => { queue.send(now, lanes[0], n); now + Span(7) }
                     _ => { queue.send(now, lanes[1], n); now + Span(20) }
                 };

@@ -495,7 +495,7 @@ impl World<'_> {
             None => {
                 let answer = ipvs_model::node::reset_for(segment);
                 if let Some(answer) = answer {
-                    self.from_pod(place, answer);
+                    self.pod_sends(place, answer);
                 }
                 return;
             }
@@ -585,7 +585,7 @@ impl World<'_> {
     }
 
     /// A pod's packet leaves: through the node, or past it.
-    fn from_pod(&mut self, place: u32, segment: Segment) {
+    fn pod_sends(&mut self, place: u32, segment: Segment) {
         if self.pods.get(place).direct {
             self.travel(Leg::PodClient, Event::AtClient(segment));
         } else {
@@ -595,7 +595,7 @@ impl World<'_> {
 
     fn pod_did(&mut self, place: u32, peer: Endpoint, outcome: &TcpOutcome) {
         for segment in outcome.segments() {
-            self.from_pod(place, *segment);
+            self.pod_sends(place, *segment);
         }
         for event in outcome.events() {
             match *event {

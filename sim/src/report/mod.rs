@@ -1,4 +1,5 @@
 //! Reports: results in, text or data out. Pure functions; nothing here reads a clock, a file or the environment.
 
+pub mod run;
 pub mod sweep;
 pub mod text;

@@ -1,0 +1,11 @@
+#![no_main]
+
+use ipvs_sim::capture::conntrack::parse_event;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let text = String::from_utf8_lossy(data);
+    for line in text.lines() {
+        let _ = parse_event(line);
+    }
+});

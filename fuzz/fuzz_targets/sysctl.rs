@@ -1,0 +1,12 @@
+#![no_main]
+
+use std::sync::Arc;
+
+use ipvs_sim::capture::Skipped;
+use ipvs_sim::capture::manifest::parse_sysctls;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let text = String::from_utf8_lossy(data);
+    let _ = parse_sysctls(&Arc::from("fuzz"), &text, &mut Skipped::default());
+});

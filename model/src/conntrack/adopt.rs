@@ -1,0 +1,91 @@
+//! Making the table agree with a listing: for captures that begin in mid-life, and after a divergence.
+//!
+//! Leaves out: what no listing shows: sequence numbers and windows (both sides become liberal), who closed first
+//! (the original side is taken), the last segment before a reset.
+
+use super::Conntrack;
+use super::entry::{CtEntry, L4, Seen, Status, TcpState};
+use super::table::CtState;
+use crate::segment::{Proto, Tuple};
+use crate::time::Jiffies;
+
+/// An entry as a listing shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListedCt {
+    /// Original tuple.
+    pub orig: Tuple,
+    /// Reply tuple.
+    pub reply: Tuple,
+    /// TCP state; ignored for UDP.
+    pub state: CtState,
+    /// Not `[UNREPLIED]`.
+    pub seen_reply: bool,
+    /// `[ASSURED]`.
+    pub assured: bool,
+    /// Ticks until its deadline.
+    pub left_ticks: u64,
+}
+
+impl Conntrack {
+    /// Enters an entry as a listing shows it, in the place of any that has one of its tuples.
+    pub fn adopt(&mut self, now: Jiffies, listed: &ListedCt) {
+        for tuple in [&listed.orig, &listed.reply] {
+            while let Some(ct) = self.owner(tuple) {
+                self.delete(ct.slot);
+            }
+        }
+        let mut status = Status::default();
+        for (bit, on) in [
+            (Status::LIVE, true),
+            (Status::CONFIRMED, true),
+            (Status::SRC_NAT_DONE, true),
+            (Status::DST_NAT_DONE, true),
+            (Status::SEEN_REPLY, listed.seen_reply),
+            (Status::ASSURED, listed.assured),
+            (Status::SRC_NAT, listed.reply.dst != listed.orig.src),
+        ] {
+            if on {
+                status.set(bit);
+            }
+        }
+        self.serial = self.serial.wrapping_add(1);
+        let entry = CtEntry {
+            orig: listed.orig,
+            reply: listed.reply,
+            status,
+            serial: self.serial,
+            deadline: now + listed.left_ticks,
+            l4: match listed.orig.proto {
+                Proto::Tcp => L4::Tcp(tcp_of(listed.state)),
+                Proto::Udp => L4::Udp { stream_from: now },
+            },
+        };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.entries[slot as usize] = entry;
+                slot
+            }
+            None => {
+                self.entries.push(entry);
+                (self.entries.len() - 1) as u32
+            }
+        };
+        self.link(slot);
+    }
+}
+
+fn tcp_of(state: CtState) -> TcpState {
+    let liberal = Seen {
+        flags: Seen::BE_LIBERAL,
+        ..Seen::default()
+    };
+    let mut tcp = TcpState {
+        seen: [liberal; 2],
+        state,
+        ..TcpState::default()
+    };
+    if state.is_closing() && state != CtState::Close {
+        tcp.seen[0].flags |= Seen::CLOSE_INIT;
+    }
+    tcp
+}

@@ -1,0 +1,60 @@
+//! `sim diff`: a capture from a real node against the model.
+
+use std::path::PathBuf;
+
+use super::{CommonError, Exit, Format};
+use crate::capture::Capture;
+use crate::output;
+
+/// Arguments of `sim diff`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A capture directory, or a mixed log of `date`, kubectl, ipvsadm and nf_conntrack output.
+    #[arg(required = true)]
+    captures: Vec<PathBuf>,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Divergences to show with all their circumstances.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    show: usize,
+}
+
+/// Runs `sim diff`.
+///
+/// # Errors
+/// If a capture cannot be read, or the output not be written.
+pub fn run(args: Args) -> Result<u8, CommonError> {
+    let mut divergences = 0;
+    let mut reports = Vec::new();
+    for path in &args.captures {
+        let unreadable = |error: crate::capture::ReadError| CommonError::Capture(error.to_string());
+        let capture = Capture::open(path).map_err(unreadable)?;
+        let report = crate::diff::diff(&capture).map_err(unreadable)?;
+        divergences += report.divergence_count();
+        match args.format {
+            Format::Text => {
+                let text = format!("{}: {}", path.display(), report.text(args.show));
+                output::write(None, text.as_bytes())?;
+            }
+            Format::Json => {
+                let mut json = report.json();
+                json["capture"] = path.display().to_string().into();
+                reports.push(json);
+            }
+        }
+    }
+    if args.format == Format::Json {
+        // One capture is one object; several are a list.
+        let json = match reports.len() {
+            1 => reports.swap_remove(0),
+            _ => serde_json::Value::Array(reports),
+        };
+        output::write(None, format!("{json:#}\n").as_bytes())?;
+    }
+    Ok(if divergences == 0 {
+        Exit::OK
+    } else {
+        Exit::DIVERGENCE
+    })
+}

@@ -1,0 +1,243 @@
+//! The events of a capture with a view of the moments just ahead: which packet leaving the node is the one that
+//! entered it, and whether a listing straddles a packet.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
+
+use ipvs_model::segment::{Endpoint, Flags, IcmpKind, Segment, Tuple};
+use ipvs_model::time::Span;
+
+use crate::capture::{Body, Content, Event, Events, Packet, ReadError, Stamp};
+
+/// A packet leaves the node within this after it entered, on a machine that is not overloaded.
+const TRANSIT_MAX: Span = Span::from_millis(5);
+/// No more events are held, whatever the rate.
+const HELD_MAX: usize = 16_384;
+
+/// What the node was seen to do with a packet that entered it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// It left as this segment.
+    Left(Segment),
+    /// The node answered with this RST.
+    Reset(Segment),
+    /// The node answered with an ICMP error.
+    Icmp(IcmpKind),
+    /// Nothing left.
+    Nothing,
+    /// Nothing left before the capture ended or broke off: too early to say.
+    TooEarly,
+}
+
+/// Events with a look-ahead.
+pub(super) struct Ahead {
+    events: Events,
+    held: VecDeque<Event>,
+    /// Numbers of packets that were recognised as another packet's exit.
+    taken: BTreeSet<u64>,
+    ended: bool,
+    /// Longest time seen between a packet and its exit.
+    pub transit_max: Span,
+}
+
+impl Ahead {
+    pub(super) const fn new(events: Events) -> Self {
+        Self {
+            events,
+            held: VecDeque::new(),
+            taken: BTreeSet::new(),
+            ended: false,
+            transit_max: Span::ZERO,
+        }
+    }
+
+    pub(super) const fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// The next event that is not another packet's exit.
+    pub(super) fn next(&mut self) -> Result<Option<Event>, ReadError> {
+        loop {
+            if self.held.is_empty() {
+                self.pull()?;
+            }
+            let Some(event) = self.held.pop_front() else {
+                return Ok(None);
+            };
+            match &event.body {
+                Body::Packet(packet) if self.taken.remove(&packet.number) => {}
+                _ => return Ok(Some(event)),
+            }
+        }
+    }
+
+    fn pull(&mut self) -> Result<bool, ReadError> {
+        if self.ended {
+            return Ok(false);
+        }
+        match self.events.next_event()? {
+            Some(event) => self.held.push_back(event),
+            None => self.ended = true,
+        }
+        Ok(!self.ended)
+    }
+
+    /// Reads ahead until the last event held is later than `until`. False if the capture ends before.
+    fn reach(&mut self, until: Stamp) -> Result<bool, ReadError> {
+        loop {
+            let reached = |event: &Event| event.at > until || event.stepped_back;
+            if self.held.back().is_some_and(reached) || self.held.len() >= HELD_MAX {
+                return Ok(true);
+            }
+            if !self.pull()? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Whether a packet of the tuple, in either direction, follows within `span`.
+    pub(super) fn touches(
+        &mut self,
+        at: Stamp,
+        span: Span,
+        is_of: impl Fn(&Tuple) -> bool,
+    ) -> Result<bool, ReadError> {
+        let until = Stamp(at.0.saturating_add(span.0));
+        self.reach(until)?;
+        Ok(self
+            .held
+            .iter()
+            .take_while(|event| event.at <= until)
+            .any(|event| match &event.body {
+                Body::Packet(packet) => match &packet.content {
+                    Content::Segment { segment, .. } => is_of(&segment.tuple),
+                    _ => false,
+                },
+                _ => false,
+            }))
+    }
+
+    /// Finds and takes what the node did with `entered`. `inward`: it came from the client's side.
+    pub(super) fn exit_of(
+        &mut self,
+        entered: &Packet,
+        segment: &Segment,
+        inward: bool,
+        is_server: impl Fn(Endpoint) -> bool,
+    ) -> Result<Seen, ReadError> {
+        let until = Stamp(entered.at.0.saturating_add(TRANSIT_MAX.0));
+        let whole = self.reach(until)?;
+        // What fits, and how many packets before the first of it ask for the same: a copy sent again within the
+        // window. If fewer fit than ask, the later ones were served.
+        let (mut copies, mut of_tuple, mut fitting, mut first) = (1, 1, 0, None);
+        for event in &self.held {
+            if event.at > until || event.stepped_back {
+                break;
+            }
+            let Body::Packet(packet) = &event.body else {
+                continue;
+            };
+            if self.taken.contains(&packet.number) {
+                continue;
+            }
+            let seen = fate(entered, segment, packet, inward, &is_server);
+            if seen != Seen::Nothing {
+                fitting += 1;
+                first = first.or(Some((packet.number, packet.at, seen)));
+            } else if first.is_none() && packet.ttl == entered.ttl {
+                let other = match &packet.content {
+                    Content::Segment { segment, .. } => Some(segment),
+                    _ => None,
+                };
+                copies += usize::from(other == Some(segment));
+                of_tuple += usize::from(other.is_some_and(|other| other.tuple == segment.tuple));
+            }
+        }
+        // An ICMP error quotes the tuple only: any packet of it may be meant.
+        let askers = match first {
+            Some((_, _, Seen::Icmp(_))) => of_tuple,
+            _ => copies,
+        };
+        match first {
+            Some((number, at, seen)) if fitting >= askers => {
+                self.taken.insert(number);
+                self.transit_max = self.transit_max.max(at.since(entered.at));
+                Ok(seen)
+            }
+            _ if whole => Ok(Seen::Nothing),
+            _ => Ok(Seen::TooEarly),
+        }
+    }
+}
+
+/// What `packet` says of the fate of `segment`, if anything.
+fn fate(
+    entered: &Packet,
+    segment: &Segment,
+    packet: &Packet,
+    inward: bool,
+    is_server: impl Fn(Endpoint) -> bool,
+) -> Seen {
+    match &packet.content {
+        Content::Segment { segment: left, .. } => {
+            if is_exit(entered, segment, packet, left, inward, &is_server) {
+                Seen::Left(*left)
+            } else if inward && is_answer(segment, left) {
+                Seen::Reset(*left)
+            } else {
+                Seen::Nothing
+            }
+        }
+        Content::Icmp { error, to } if is_about(segment, *to, &error.about, &is_server, inward) => {
+            Seen::Icmp(error.kind)
+        }
+        _ => Seen::Nothing,
+    }
+}
+
+/// Whether `left` is `segment` after the node forwarded it: the same numbers, one hop further, one end rewritten.
+fn is_exit(
+    entered: &Packet,
+    segment: &Segment,
+    packet: &Packet,
+    left: &Segment,
+    inward: bool,
+    is_server: impl Fn(Endpoint) -> bool,
+) -> bool {
+    let same = left.seq == segment.seq
+        && left.ack == segment.ack
+        && left.flags == segment.flags
+        && left.len == segment.len
+        && left.tuple.proto == segment.tuple.proto
+        && packet.ip_id == entered.ip_id;
+    let hop = entered.ttl.checked_sub(1) == Some(packet.ttl);
+    let ends = if inward {
+        is_server(left.tuple.dst) && left.tuple != segment.tuple
+    } else {
+        left.tuple.dst == segment.tuple.dst || left.tuple.src != segment.tuple.src
+    };
+    same && hop && ends
+}
+
+/// Whether `answer` is the RST that a host without a socket sends for `segment`.
+fn is_answer(segment: &Segment, answer: &Segment) -> bool {
+    let numbers = if segment.flags.has(Flags::ACK) {
+        answer.seq == segment.ack
+    } else {
+        answer.ack == segment.end_seq()
+    };
+    answer.tuple == segment.tuple.reversed() && answer.flags.has(Flags::RST) && numbers
+}
+
+/// Whether an ICMP error to `to` is about `segment`, as its sender or its receiver knows it.
+fn is_about(
+    segment: &Segment,
+    to: Ipv4Addr,
+    about: &Tuple,
+    is_server: impl Fn(Endpoint) -> bool,
+    inward: bool,
+) -> bool {
+    to == segment.tuple.src.ip
+        && about.src == segment.tuple.src
+        && (about.dst == segment.tuple.dst || (inward && is_server(about.dst)))
+}

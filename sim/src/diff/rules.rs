@@ -1,0 +1,266 @@
+//! Rules: commands are applied, listings and dumps are compared and then taken over.
+
+use std::collections::BTreeSet;
+
+use ipvs_model::ipvs::service::{AdminError, ServiceKey};
+use ipvs_model::segment::{Endpoint, Tuple};
+
+use super::replay::Replay;
+use super::report::Class;
+use super::setup::{key_of, service_of};
+use crate::capture::ipvsadm::DestArgs;
+use crate::capture::{Event, Forward, ListedService, RuleCommand, RulesBlock, ServiceArgs};
+
+impl Replay<'_> {
+    pub(super) fn rules(&mut self, event: &Event, block: &RulesBlock) {
+        self.node.advance(self.now());
+        for (_, command) in &block.commands {
+            self.command(command);
+        }
+        if let Some(dump) = &block.dump {
+            let services = services_of_dump(dump);
+            self.take_rules(event, &services, block.complete, false);
+        }
+        if let Some(listing) = &block.listing {
+            self.take_rules(event, listing, block.complete, true);
+        }
+    }
+
+    fn command(&mut self, command: &RuleCommand) {
+        let now = self.now();
+        let done = match command {
+            RuleCommand::AddService(args) => self.add(args),
+            RuleCommand::EditService(args) => match service_of(args) {
+                Some((kind, flags, persistence)) => {
+                    let key = key_of(args.id);
+                    self.schedulers.remove(&key);
+                    self.node.ipvs.edit_service(key, kind, flags, persistence)
+                }
+                None => self.refuse_service(args.id.at),
+            },
+            RuleCommand::DeleteService(id) => self.node.ipvs.delete_service(now, key_of(*id)),
+            RuleCommand::AddDest(id, dest) => self.add_dest(key_of(*id), dest),
+            RuleCommand::EditDest(id, dest) => self.in_every_state(key_of(*id), |ipvs, key| {
+                ipvs.edit_dest(key, dest.real, dest.weight)
+            }),
+            RuleCommand::DeleteDest(id, real) => {
+                self.in_every_state(key_of(*id), |ipvs, key| ipvs.delete_dest(now, key, *real))
+            }
+            RuleCommand::Flush => {
+                let keys = self.keys();
+                for key in keys {
+                    let _ = self.node.ipvs.delete_service(now, key);
+                }
+                Ok(())
+            }
+            RuleCommand::SetTimeouts {
+                tcp_s,
+                tcpfin_s,
+                udp_s,
+            } => {
+                self.node.ipvs.set_timeouts(*tcp_s, *tcpfin_s, *udp_s);
+                Ok(())
+            }
+        };
+        if done.is_err() {
+            self.report
+                .not_checked("ipvsadm command that the kernel would refuse, left aside");
+        }
+    }
+
+    fn keys(&self) -> Vec<ServiceKey> {
+        let services = self.node.ipvs.services().iter();
+        services.map(|service| service.key).collect()
+    }
+
+    fn refuse_service(&mut self, at: Endpoint) -> Result<(), AdminError> {
+        self.foreign.insert(at);
+        self.report
+            .not_checked("rule of a service with a scheduler or forwarding that is not modelled");
+        Ok(())
+    }
+
+    fn add(&mut self, args: &ServiceArgs) -> Result<(), AdminError> {
+        let Some((kind, flags, persistence)) = service_of(args).filter(|_| !args.one_packet) else {
+            return self.refuse_service(args.id.at);
+        };
+        let key = key_of(args.id);
+        self.add_service(key);
+        self.node.ipvs.add_service(key, kind, flags, persistence)
+    }
+
+    fn add_dest(&mut self, key: ServiceKey, dest: &DestArgs) -> Result<(), AdminError> {
+        if dest.forward != Forward::Masq {
+            return self.refuse_service(key.addr);
+        }
+        self.servers.insert(dest.real);
+        self.in_every_state(key, |ipvs, key| {
+            ipvs.add_dest(key, dest.real, dest.weight).map(|_| ())
+        })
+    }
+
+    /// Changes a service's destinations. Where its scheduler's state is not known, the change goes through all
+    /// the states that are possible.
+    fn in_every_state(
+        &mut self,
+        key: ServiceKey,
+        change: impl Fn(&mut ipvs_model::ipvs::Ipvs, ServiceKey) -> Result<(), AdminError>,
+    ) -> Result<(), AdminError> {
+        if self.foreign.contains(&key.addr) {
+            return Ok(());
+        }
+        let Some(states) = self.schedulers.remove(&key) else {
+            return change(&mut self.node.ipvs, key);
+        };
+        let mut after = Vec::new();
+        for state in states {
+            let mut ipvs = self.node.ipvs.clone();
+            ipvs.set_scheduler(key, state);
+            if change(&mut ipvs, key).is_ok()
+                && let Some(state) = ipvs.scheduler(key).cloned()
+                && !after.contains(&state)
+            {
+                after.push(state);
+            }
+        }
+        let done = change(&mut self.node.ipvs, key);
+        self.schedulers.insert(key, after);
+        done
+    }
+
+    /// Compares the rules with a listing, then makes them agree: between two listings nobody sees when a rule
+    /// changed.
+    fn take_rules(
+        &mut self,
+        event: &Event,
+        listed: &[ListedService],
+        complete: bool,
+        counters: bool,
+    ) {
+        self.report.snapshots += 1;
+        for service in listed {
+            let key = key_of(service.service.id);
+            if self.foreign.contains(&key.addr) {
+                continue;
+            }
+            let masq = service.dests.iter().all(|d| d.forward == Forward::Masq);
+            if !masq || service_of(&service.service).is_none() {
+                let _ = self.refuse_service(key.addr);
+                continue;
+            }
+            let known = self.node.ipvs.service(key).is_some();
+            if !known {
+                let _ = self.add(&service.service);
+            }
+            let changed = self.take_dests(key, service);
+            if !known || changed {
+                // Where its scheduler stands is not known.
+                let states = self.node.ipvs.possible_schedulers(key);
+                if states.len() > 1 {
+                    self.schedulers.insert(key, states);
+                }
+            } else if counters {
+                self.compare_counters(event, key, service);
+            }
+        }
+        if complete {
+            let keys = listed.iter().map(|service| key_of(service.service.id));
+            let keys = keys.collect::<BTreeSet<_>>();
+            for key in self.keys() {
+                if !keys.contains(&key) {
+                    let _ = self.node.ipvs.delete_service(self.now(), key);
+                }
+            }
+        }
+    }
+
+    /// Makes a service's destinations those of a listing; whether anything changed.
+    fn take_dests(&mut self, key: ServiceKey, listed: &ListedService) -> bool {
+        let now = self.now();
+        let current = self.node.ipvs.real_servers(key).collect::<Vec<_>>();
+        let wanted = |addr| listed.dests.iter().find(|dest| dest.real == addr);
+        let mut changed = false;
+        for dest in &current {
+            match wanted(dest.addr) {
+                None => {
+                    changed |= self.node.ipvs.delete_dest(now, key, dest.addr).is_ok();
+                }
+                Some(listed) if listed.weight != dest.weight => {
+                    changed |= self
+                        .node
+                        .ipvs
+                        .edit_dest(key, dest.addr, listed.weight)
+                        .is_ok();
+                }
+                Some(_) => {}
+            }
+        }
+        // The list's head is the newest: the last line was added first.
+        for dest in listed.dests.iter().rev() {
+            self.servers.insert(dest.real);
+            if !current.iter().any(|known| known.addr == dest.real) {
+                changed |= self.node.ipvs.add_dest(key, dest.real, dest.weight).is_ok();
+            }
+        }
+        changed
+    }
+
+    fn compare_counters(&mut self, event: &Event, key: ServiceKey, listed: &ListedService) {
+        let model = self.node.ipvs.real_servers(key).collect::<Vec<_>>();
+        for dest in &listed.dests {
+            let Some(stats) = model.iter().find(|stats| stats.addr == dest.real) else {
+                continue;
+            };
+            self.report.entries += 1;
+            if (stats.active, stats.inactive) == (dest.active, dest.inactive) {
+                continue;
+            }
+            if !self.listed[0] {
+                self.report
+                    .not_checked("counters before the first listing of entries");
+                continue;
+            }
+            let tuple = Tuple {
+                proto: key.proto,
+                src: dest.real,
+                dst: key.addr,
+            };
+            self.diverged(
+                event,
+                Class::Counters,
+                tuple,
+                format!("{} {} -> {}", key.proto.name(), key.addr, dest.real),
+                format!("ActiveConn {} InActConn {}", stats.active, stats.inactive),
+                format!("ActiveConn {} InActConn {}", dest.active, dest.inactive),
+                String::new(),
+            );
+        }
+    }
+}
+
+/// A dump is commands; as a state it is services with their destinations, in the order of the kernel's list.
+fn services_of_dump(dump: &[RuleCommand]) -> Vec<ListedService> {
+    let mut services = Vec::<ListedService>::new();
+    for command in dump {
+        match command {
+            RuleCommand::AddService(service) => services.push(ListedService {
+                service: service.clone(),
+                dests: Vec::new(),
+            }),
+            RuleCommand::AddDest(id, dest) => {
+                let mine = services.iter_mut().find(|s| s.service.id == *id);
+                if let Some(service) = mine {
+                    service.dests.push(crate::capture::ListedDest {
+                        real: dest.real,
+                        forward: dest.forward,
+                        weight: dest.weight,
+                        active: 0,
+                        inactive: 0,
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+    services
+}
