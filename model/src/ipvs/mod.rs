@@ -6,6 +6,7 @@
 
 mod admin;
 mod adopt;
+mod invariants;
 mod listing;
 mod packet;
 pub mod reuse;
