@@ -6,6 +6,8 @@
 
 mod admin;
 mod adopt;
+#[cfg(test)]
+mod graph;
 mod listing;
 mod packet;
 pub mod reuse;

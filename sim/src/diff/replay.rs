@@ -22,6 +22,8 @@ use crate::capture::{Body, Content, Event, Packet, ReadError, Stamp};
 const HISTORY: usize = 512;
 /// Of them, shown for one tuple.
 const SHOWN_BEFORE: usize = 6;
+/// Packets between two rounds of forgetting.
+const FORGET_EVERY: u64 = 65_536;
 /// Observations of timers that are kept for finding the node's tick grid.
 const EVIDENCE_MAX: usize = 20_000;
 
@@ -94,10 +96,12 @@ impl TryRng for Drawn {
 }
 
 /// One packet of the recent past.
+#[derive(Clone, Copy)]
 struct Past {
     at: Stamp,
     client: Endpoint,
-    text: String,
+    segment: Segment,
+    seen: Seen,
     rule: Rule,
 }
 
@@ -107,6 +111,13 @@ enum Match {
     No(Class),
     Unknown(&'static str),
 }
+
+/// Why nothing is said of a clash with an entry that has expired.
+pub(super) const COLLECTED: &str =
+    "expired conntrack entry that the collector may or may not have taken";
+/// Why nothing is said of entries that come and go in a full table.
+pub(super) const WHICH_EVICTED: &str =
+    "conntrack table full: which entry gives way is its hash's choice";
 
 /// One run of the model beside a capture.
 pub(super) struct Replay<'a> {
@@ -120,6 +131,10 @@ pub(super) struct Replay<'a> {
     /// Addresses that are or were real servers.
     pub servers: BTreeSet<Endpoint>,
     vips: BTreeSet<Ipv4Addr>,
+    /// Other addresses of the node, as masquerading shows them.
+    own: BTreeSet<Ipv4Addr>,
+    /// The conntrack table was full since it was listed.
+    pub full: bool,
     /// Clients' tuples whose conntrack or IPVS entry was taken from a listing: not all of it is known.
     pub adopted: BTreeSet<Tuple>,
     /// Clients' tuples that diverged since the last listing of each table: what follows is not a new fault.
@@ -134,6 +149,8 @@ pub(super) struct Replay<'a> {
     pub foreign: BTreeSet<Endpoint>,
     /// Tuples of conntrack entries, in both directions, with their deadlines.
     tracked: BTreeMap<Tuple, Jiffies>,
+    /// How often each rule decided.
+    rules: BTreeMap<Rule, u64>,
     past: VecDeque<Past>,
     origin: Stamp,
     now: Instant,
@@ -151,6 +168,8 @@ impl<'a> Replay<'a> {
             told: Vec::new(),
             servers: BTreeSet::new(),
             vips: BTreeSet::new(),
+            own: BTreeSet::new(),
+            full: false,
             adopted: BTreeSet::new(),
             spoilt: [BTreeSet::new(), BTreeSet::new()],
             schedulers: BTreeMap::new(),
@@ -158,15 +177,19 @@ impl<'a> Replay<'a> {
             take_over: [false; 2],
             foreign: BTreeSet::new(),
             tracked: BTreeMap::new(),
+            rules: BTreeMap::new(),
             past: VecDeque::new(),
             origin: setup.origin,
             now: Instant::ZERO,
         }
     }
 
-    /// Takes the capture from its beginning to its end.
-    pub(super) fn run(&mut self, ahead: &mut Ahead) -> Result<(), ReadError> {
+    /// Takes the capture from its beginning to its end, or to a moment.
+    pub(super) fn run(&mut self, ahead: &mut Ahead, until: Option<Stamp>) -> Result<(), ReadError> {
         while let Some(event) = ahead.next()? {
+            if until.is_some_and(|until| event.at > until) {
+                break;
+            }
             self.tell_time(&event);
             match &event.body {
                 Body::Packet(packet) => self.packet(&event, packet, ahead)?,
@@ -177,6 +200,11 @@ impl<'a> Replay<'a> {
                 Body::Pods(_) | Body::Endpoints(_) => {}
             }
         }
+        let rules = self
+            .rules
+            .iter()
+            .map(|(rule, count)| (format!("{rule:?}"), *count));
+        self.report.rules = rules.collect();
         Ok(())
     }
 
@@ -195,7 +223,7 @@ impl<'a> Replay<'a> {
             self.take_over = [true; 2];
             self.report.not_checked("time across a clock that was set");
         }
-        self.now = self.now.max(event.at.from_origin(self.origin));
+        self.now = self.now.max(event.at.after(self.origin));
     }
 
     pub(super) fn learn(&mut self, evidence: Evidence) {
@@ -216,6 +244,9 @@ impl<'a> Replay<'a> {
         ahead: &mut Ahead,
     ) -> Result<(), ReadError> {
         self.report.packets += 1;
+        if self.report.packets.is_multiple_of(FORGET_EVERY) {
+            self.forget_dead();
+        }
         let segment = match &packet.content {
             Content::Segment { segment, .. } => *segment,
             Content::Icmp { .. } => {
@@ -234,8 +265,15 @@ impl<'a> Replay<'a> {
                 .not_checked("packet of a service that is not modelled");
             return Ok(());
         }
-        let inward = self.vips.contains(&dst.ip);
+        // A reply to a masqueraded connection is addressed to the node, which may be the virtual address too.
         let outward = self.servers.contains(&src);
+        let key = ServiceKey {
+            proto: segment.tuple.proto,
+            addr: dst,
+        };
+        let to_service = self.node.ipvs.service(key).is_some();
+        let to_node = self.vips.contains(&dst.ip) || self.own.contains(&dst.ip);
+        let inward = to_service || to_node && !outward;
         if !inward && !outward {
             let ours = self.vips.contains(&src.ip) || self.servers.contains(&dst);
             self.report.not_checked(if ours {
@@ -246,15 +284,42 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         let servers = &self.servers;
-        let seen = ahead.exit_of(packet, &segment, inward, |end| servers.contains(&end))?;
+        let seen = ahead.exit_of(packet, &segment, (inward, to_node), |end| {
+            servers.contains(&end)
+        })?;
+        self.note_own_address(&segment, inward, seen);
         let decision = self.decide(&segment, inward, seen);
         self.judge(event, &segment, inward, &decision, seen);
         Ok(())
     }
 
+    /// Lets go of what is remembered of entries that are long dead, so that memory follows the table and not the
+    /// capture's length.
+    fn forget_dead(&mut self) {
+        let now = self.jiffies();
+        let clock = self.clock;
+        self.armed
+            .retain(|_, armed| armed.expires + clock.lateness_max(armed.ticks) + 1 >= now);
+        let recent = self.now - Span::from_secs(60);
+        self.told.retain(|told| told.at >= recent);
+    }
+
+    /// An address with which the node masquerades is its own: what comes back to it and belongs to no connection
+    /// is the node's to answer.
+    fn note_own_address(&mut self, segment: &Segment, inward: bool, seen: Seen) {
+        if let Seen::Left(left) = seen
+            && inward
+            && left.tuple.src.ip != segment.tuple.src.ip
+            && self.own.insert(left.tuple.src.ip)
+        {
+            self.node.add_local(left.tuple.src.ip);
+        }
+    }
+
     /// Runs the model. Where it is in doubt about something that no capture shows, what the node did decides.
     fn decide(&mut self, segment: &Segment, inward: bool, seen: Seen) -> Decision {
         self.node.advance(self.now);
+        self.full |= self.node.ct.count() >= self.setup.sysctls.ct.max;
         let doubt = self.doubt(segment, inward);
         let before = doubt.map(|_| (self.node.clone(), self.schedulers.clone()));
         let found = self.entry_of(segment, inward);
@@ -298,7 +363,7 @@ impl<'a> Replay<'a> {
         decision: Decision,
     ) -> Decision {
         let now = self.jiffies();
-        let why = "expired conntrack entry that the collector may or may not have taken";
+        let why = COLLECTED;
         match (decision.rule, decision.verdict, seen) {
             (Rule::Conntrack(CtRule::Clash), Verdict::Drop, Seen::Left(left)) => {
                 for tuple in [segment.tuple, left.tuple, left.tuple.reversed()] {
@@ -311,6 +376,12 @@ impl<'a> Replay<'a> {
                     return again;
                 }
                 decision
+            }
+            (Rule::Conntrack(CtRule::TableFull), Verdict::Drop, _) if seen != Seen::Nothing => {
+                self.make_room();
+                let again = self.run_packet(segment, inward, seen);
+                self.report.not_checked(WHICH_EVICTED);
+                again
             }
             (_, Verdict::Forward(out), Seen::Nothing)
                 if made_entry(decision.ct) && self.lapsed_lately(&out.tuple) =>
@@ -328,9 +399,32 @@ impl<'a> Replay<'a> {
         }
     }
 
+    /// Frees a place in the conntrack table: which entry a full table gives up is its hash's choice.
+    fn make_room(&mut self) {
+        let now = self.jiffies();
+        let expired = self.node.ct.iter().filter(|(_, e)| e.is_expired(now));
+        let expired = expired.map(|(_, entry)| entry.orig).collect::<Vec<_>>();
+        for tuple in &expired {
+            // Looking an expired entry up deletes it.
+            self.node.ct.find(now, tuple);
+        }
+        if expired.is_empty() {
+            let unassured = |e: &ipvs_model::conntrack::CtEntry| !e.status.has(Status::ASSURED);
+            let victim = self
+                .node
+                .ct
+                .iter()
+                .find(|(_, e)| unassured(e))
+                .map(|(_, e)| e.orig);
+            if let Some(tuple) = victim {
+                self.node.ct.delete_tuple(now, &tuple);
+            }
+        }
+    }
+
     /// Whether a conntrack entry that owned the tuple, in either direction, has expired less than a collector's
     /// round ago.
-    fn lapsed_lately(&self, tuple: &Tuple) -> bool {
+    pub(super) fn lapsed_lately(&self, tuple: &Tuple) -> bool {
         [*tuple, tuple.reversed()].iter().any(|tuple| {
             self.tracked.get(tuple).is_some_and(|deadline| {
                 *deadline <= self.jiffies()
@@ -483,17 +577,17 @@ impl<'a> Replay<'a> {
         };
         let outcome = compare(decision, seen);
         let rule = decision.rule;
-        *self.report.rules.entry(format!("{rule:?}")).or_default() += 1;
+        *self.rules.entry(rule).or_default() += 1;
         match outcome {
             Match::Yes => self.report.verdicts += 1,
             Match::Unknown(why) => self.report.not_checked(why),
             Match::No(class) => self.disagree(event, segment, client, decision, seen, class),
         }
-        let text = format!("{segment}: {}", seen_text(seen));
         self.past.push_back(Past {
             at: event.at,
             client,
-            text,
+            segment: *segment,
+            seen,
             rule,
         });
         if self.past.len() > HISTORY {
@@ -515,6 +609,9 @@ impl<'a> Replay<'a> {
             self.report.not_checked(
                 "packet of a connection older than the capture, or taken from a listing",
             );
+        } else if self.setup.rules_in_doubt(event.at, &tuple) {
+            self.report
+                .not_checked("packet between two listings of rules that differ for its service");
         } else if self.spoilt.iter().any(|spoilt| spoilt.contains(&tuple)) {
             self.report.not_checked(
                 "packet after a divergence of its connection, before the next listing",
@@ -569,7 +666,7 @@ impl<'a> Replay<'a> {
         let mut before = mine
             .rev()
             .take(SHOWN_BEFORE)
-            .map(|past| format!("{}  {}", past.at, past.text))
+            .map(|past| format!("{}  {}: {}", past.at, past.segment, seen_text(past.seen)))
             .collect::<Vec<_>>();
         before.reverse();
         self.report.diverged(Divergence {
@@ -620,10 +717,14 @@ impl Replay<'_> {
         let (tuple, armed) = if inward {
             (segment.tuple, *self.armed.get(&segment.tuple)?)
         } else {
-            let mine = |(tuple, armed): &(&Tuple, &Armed)| {
-                tuple.src == segment.tuple.dst && armed.dest == segment.tuple.src
+            let client = Tuple {
+                proto: segment.tuple.proto,
+                src: segment.tuple.dst,
+                dst: Endpoint::new(Ipv4Addr::UNSPECIFIED, 0),
             };
-            let (tuple, armed) = self.armed.iter().find(mine)?;
+            let of_client = self.armed.range(client..);
+            let mut of_client = of_client.take_while(|(tuple, _)| tuple.src == client.src);
+            let (tuple, armed) = of_client.find(|(_, armed)| armed.dest == segment.tuple.src)?;
             (*tuple, *armed)
         };
         self.may_live(&armed).then_some(Doubt {
@@ -666,9 +767,6 @@ fn compare(decision: &Decision, seen: Seen) -> Match {
     match (&decision.verdict, seen) {
         (_, Seen::TooEarly) => Match::Unknown("packet at the end of the capture"),
         (Verdict::Forward(out), Seen::Left(left)) if out.tuple == left.tuple => Match::Yes,
-        (Verdict::Forward(out), Seen::Left(left)) if out.tuple.dst == left.tuple.dst => {
-            Match::Unknown("source address and port chosen by NAT on the node")
-        }
         (Verdict::Local { answer: None } | Verdict::Drop, Seen::Nothing) => Match::Yes,
         (
             Verdict::Local {

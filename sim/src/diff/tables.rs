@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipvs_model::conntrack::{CtState, ListedCt, Status};
+use ipvs_model::conntrack::{CtEntry, CtState, ListedCt, Status};
 use ipvs_model::ipvs::Listed;
 use ipvs_model::ipvs::state::State;
 use ipvs_model::ipvs::table::EntryId;
@@ -10,7 +10,7 @@ use ipvs_model::segment::{Endpoint, Proto, Tuple};
 
 use super::ahead::Ahead;
 use super::phase::Evidence;
-use super::replay::{Doubt, Replay};
+use super::replay::{COLLECTED, Doubt, Replay, WHICH_EVICTED};
 use super::report::Class;
 use crate::capture::{
     ConntrackChange, ConntrackEvent, ConntrackLine, Event, IpvsConnLine, ReadError, Table,
@@ -360,6 +360,7 @@ impl Replay<'_> {
             }
         }
         self.note_tracked();
+        self.full = self.node.ct.count() >= self.setup.sysctls.ct.max;
         self.spoilt[CT].clear();
         self.take_over[CT] = false;
         self.listed[CT] = true;
@@ -468,10 +469,30 @@ impl Replay<'_> {
                 "conntrack entry of a connection older than the capture",
             ));
         }
+        if self.may_have_merged(tuple) {
+            return Ok(Some(COLLECTED));
+        }
+        if self.full {
+            return Ok(Some(WHICH_EVICTED));
+        }
         if self.spoilt[CT].contains(&tuple) {
             return Ok(Some("entry that a divergence above has changed"));
         }
         self.straddles(event, tuple, ahead)
+    }
+
+    /// A datagram merges with an expired entry that the collector has not taken, instead of making its own.
+    fn may_have_merged(&self, tuple: Tuple) -> bool {
+        let now = self.jiffies();
+        let mut entries = self.node.ct.iter();
+        let expired =
+            |entry: &CtEntry| entry.is_expired(now) && entry.status.has(Status::CONFIRMED);
+        let twin =
+            |entry: &CtEntry| entry.orig.src.port == tuple.src.port || entry.orig.dst == tuple.src;
+        tuple.proto == Proto::Udp
+            && (entries
+                .any(|(_, entry)| expired(entry) && twin(entry) && entry.orig.proto == Proto::Udp)
+                || self.lapsed_lately(&tuple))
     }
 
     /// In what a conntrack row differs from the model's entry, if it does.

@@ -266,8 +266,15 @@ impl World<'_> {
         let Some(host) = self.hosts.at(segment.tuple.dst.ip) else {
             return;
         };
-        let (_, outcome) = self.hosts.get(host).client.on_segment(self.now, segment);
-        self.client_did(host, segment.tuple.dst.port, &outcome);
+        let (found, outcome) = self.hosts.get(host).client.on_segment(self.now, segment);
+        let port = segment.tuple.dst.port;
+        if found.is_none()
+            && segment.tuple.src != self.key.addr
+            && let Some((_, request)) = self.request_of(host, port)
+        {
+            request.trouble = Some(Cause::AnswerPastNode);
+        }
+        self.client_did(host, port, &outcome);
     }
 
     pub(super) fn icmp_at_client(&mut self, error: &IcmpError) {
@@ -460,13 +467,7 @@ impl World<'_> {
 
     /// An error about a packet that had left the node for a pod goes back through the node, which translates it.
     fn icmp_from_network(&mut self, kind: IcmpKind, about: Tuple) {
-        let tick = self.node.ipvs.clock().jiffies(self.now);
-        let original = self
-            .node
-            .ct
-            .find(tick, &about.reversed())
-            .map(|ct| self.node.ct.entry(ct.slot).orig);
-        let about = original.unwrap_or(Tuple {
+        let about = self.original_of(about).unwrap_or(Tuple {
             dst: self.key.addr,
             ..about
         });
@@ -493,7 +494,7 @@ impl World<'_> {
             Some(pod) => pod.on_segment(now, segment),
             // The container has not begun to listen.
             None => {
-                let answer = ipvs_model::node::reset_for(segment);
+                let answer = ipvs_model::tcp::socket::reset_for(segment);
                 if let Some(answer) = answer {
                     self.pod_sends(place, answer);
                 }
@@ -539,13 +540,7 @@ impl World<'_> {
     }
 
     fn mark_wrong_service(&mut self, about: Tuple) {
-        let tick = self.node.ipvs.clock().jiffies(self.now);
-        let original = self
-            .node
-            .ct
-            .find(tick, &about.reversed())
-            .map(|ct| self.node.ct.entry(ct.slot).orig);
-        let client = original.unwrap_or(about).src;
+        let client = self.client_of(about);
         let Some(host) = self.hosts.at(client.ip) else {
             return;
         };
@@ -576,12 +571,25 @@ impl World<'_> {
             | TcpRule::TimeWaitAckLimited => Cause::StaleServerSocket,
             _ => return,
         };
-        let Some(host) = self.hosts.at(segment.tuple.src.ip) else {
+        let client = self.client_of(segment.tuple);
+        let Some(host) = self.hosts.at(client.ip) else {
             return;
         };
-        if let Some((_, request)) = self.request_of(host, segment.tuple.src.port) {
+        if let Some((_, request)) = self.request_of(host, client.port) {
             request.trouble = Some(cause);
         }
+    }
+
+    /// The client whose packet a pod got, behind masquerading.
+    fn client_of(&mut self, at_pod: Tuple) -> Endpoint {
+        self.original_of(at_pod).unwrap_or(at_pod).src
+    }
+
+    /// The tuple with which a packet on its way to a pod had reached the node, if conntrack knows it.
+    fn original_of(&mut self, at_pod: Tuple) -> Option<Tuple> {
+        let tick = self.node.ipvs.clock().jiffies(self.now);
+        let ct = self.node.ct.find(tick, &at_pod.reversed())?;
+        Some(self.node.ct.entry(ct.slot).orig)
     }
 
     /// A pod's packet leaves: through the node, or past it.

@@ -11,7 +11,7 @@ use ipvs_model::kube::{
     ProxyAction, ProxyBehaviours, RolloutEvent, SysctlConfig, sysctls_at_start,
 };
 use ipvs_model::node::{Balancer, Node, NodeConfig};
-use ipvs_model::segment::{Endpoint, IcmpError, Segment};
+use ipvs_model::segment::{Endpoint, IcmpError, Proto, Segment};
 use ipvs_model::sysctl::Sysctls;
 use ipvs_model::time::{Clock, Instant, Span};
 use rand::RngExt;
@@ -185,6 +185,11 @@ impl<'a> World<'a> {
     /// # Errors
     /// If the scenario cannot be run; the text says why and what to change.
     pub fn new(scenario: &'a Scenario, seed: u64, options: &TraceOptions) -> Result<Self, String> {
+        if scenario.service.protocol == Proto::Udp {
+            return Err("service.protocol = \"udp\": clients and pods of a run speak TCP only so far; write \"tcp\", \
+                        or compare a recording of UDP with `sim diff`"
+                .to_owned());
+        }
         let streams = Streams::new(seed);
         let sysctls = node_sysctls(scenario)?;
         let mut node = build_node(scenario, sysctls, streams);
