@@ -101,7 +101,9 @@ fn words(line: &str) -> Option<Vec<String>> {
     assert!(quote.is_none(), "a quote is not closed: {line}");
     words.retain(|word| !word.is_empty());
     // A comment, a pipe or a redirection is the shell's.
-    let end = words.iter().position(|word| matches!(word.as_str(), "#" | "|" | ">"));
+    let end = words
+        .iter()
+        .position(|word| matches!(word.as_str(), "#" | "|" | ">"));
     words.truncate(end.unwrap_or(words.len()));
     Some(words)
 }
@@ -109,7 +111,10 @@ fn words(line: &str) -> Option<Vec<String>> {
 #[test]
 fn commands_are_split_like_a_shell_does() {
     let found = words("$ cargo sim sweep --rps '1..2 step 1' --set a=\"b c\" > out.txt").unwrap();
-    assert_eq!(found, ["sim", "sweep", "--rps", "1..2 step 1", "--set", "a=b c"]);
+    assert_eq!(
+        found,
+        ["sim", "sweep", "--rps", "1..2 step 1", "--set", "a=b c"]
+    );
     assert_eq!(words("scripts/test"), None);
     assert_eq!(words("simulate this"), None);
 }
@@ -130,7 +135,11 @@ fn every_command_in_the_documents_exists() {
                 }
                 let Some(words) = words(line) else { continue };
                 if let Err(error) = Cli::try_parse_from(&words) {
-                    panic!("{}:{}: {line}\n{error}", path.display(), block.first + at + 1);
+                    panic!(
+                        "{}:{}: {line}\n{error}",
+                        path.display(),
+                        block.first + at + 1
+                    );
                 }
                 count += 1;
             }
@@ -143,7 +152,9 @@ fn every_command_in_the_documents_exists() {
 fn output(words: &[String]) -> Vec<String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sim"));
     command.args(&words[1..]).current_dir(root());
-    command.env("LC_ALL", "C.UTF-8").env_remove("CLICOLOR_FORCE");
+    command
+        .env("LC_ALL", "C.UTF-8")
+        .env_remove("CLICOLOR_FORCE");
     let output = command.output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(
@@ -152,7 +163,9 @@ fn output(words: &[String]) -> Vec<String> {
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
-    text.lines().map(|line| line.trim_end().to_owned()).collect()
+    text.lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect()
 }
 
 const LEFT_OUT: &str = "...";
@@ -181,7 +194,10 @@ fn renewed(shown: &[&str], real: &[String]) -> Result<Vec<String>, String> {
         at = end;
     }
     if shown.last() != Some(&LEFT_OUT) && at < real.len() {
-        return Err(format!("{} more lines are printed; end with ...", real.len() - at));
+        return Err(format!(
+            "{} more lines are printed; end with ...",
+            real.len() - at
+        ));
     }
     Ok(out)
 }
@@ -194,7 +210,11 @@ fn transcripts_are_what_the_program_prints() {
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
         let before = count;
         // From the end, so that a block that grows moves none that is still to come.
-        for block in blocks(&text).iter().rev().filter(|block| block.info == "console run") {
+        for block in blocks(&text)
+            .iter()
+            .rev()
+            .filter(|block| block.info == "console run")
+        {
             let place = format!("{}:{}", path.display(), block.first + 1);
             let command = words(block.lines[0]).unwrap_or_else(|| panic!("{place}: no command"));
             let shown = &block.lines[1..];
@@ -204,7 +224,10 @@ fn transcripts_are_what_the_program_prints() {
                 let first = block.first + 1;
                 lines.splice(first..first + shown.len(), now);
             } else {
-                assert_eq!(now, shown, "{place} is stale: UPDATE_DOCS=1 cargo test -p ipvs-sim --test docs");
+                assert_eq!(
+                    now, shown,
+                    "{place} is stale: UPDATE_DOCS=1 cargo test -p ipvs-sim --test docs"
+                );
             }
             count += 1;
         }
@@ -223,7 +246,10 @@ fn a_transcript_that_lies_is_found() {
     assert!(same(&["one 1", "...", "three 3", "..."]));
     assert!(!same(&["one 1", "...", "three 4", "..."]), "a wrong line");
     assert!(!same(&["one 1", "two 2"]), "lines left out in silence");
-    assert!(!same(&["one 1", "three 3", "..."]), "a line left out in silence");
+    assert!(
+        !same(&["one 1", "three 3", "..."]),
+        "a line left out in silence"
+    );
 }
 
 #[test]
@@ -235,7 +261,11 @@ fn links_lead_somewhere() {
     let (mut count, mut broken) = (0, String::new());
     for path in all {
         let text = read(&path);
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
             let file = link.split('#').next().unwrap_or_default();
             if file.is_empty() || file.contains("://") || file.contains(' ') {
                 continue;
@@ -253,9 +283,17 @@ fn links_lead_somewhere() {
 #[test]
 fn every_cause_and_outcome_is_explained() {
     let text = read(&root().join("docs/reading-results.md"));
-    let keys = Cause::ALL.map(Cause::key).into_iter().chain(Outcome::ALL.map(Outcome::key));
-    let missing: Vec<&str> = keys.filter(|key| !text.contains(&format!("| `{key}` |"))).collect();
-    assert!(missing.is_empty(), "docs/reading-results.md does not explain {missing:?}");
+    let keys = Cause::ALL
+        .map(Cause::key)
+        .into_iter()
+        .chain(Outcome::ALL.map(Outcome::key));
+    let missing: Vec<&str> = keys
+        .filter(|key| !text.contains(&format!("| `{key}` |")))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "docs/reading-results.md does not explain {missing:?}"
+    );
 }
 
 /// Folders that are in the repository: all but git's own and those of .gitignore.
@@ -265,7 +303,9 @@ fn folders(path: &Path) -> Vec<String> {
     let mut names: Vec<String> = entries
         .filter(|entry| entry.path().is_dir())
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| name != ".git" && !ignored.lines().any(|line| line.trim_matches('/') == name))
+        .filter(|name| {
+            name != ".git" && !ignored.lines().any(|line| line.trim_matches('/') == name)
+        })
         .collect();
     names.sort();
     names
@@ -291,7 +331,9 @@ fn the_map_shows_every_folder_and_module() {
             let name = entry.file_name().to_string_lossy().into_owned();
             // A folder and the file that opens it are one module.
             let stem = name.strip_suffix(".rs").unwrap_or(&name).to_owned();
-            if !names.contains(&format!("{stem}.rs").as_str()) && !names.contains(&format!("{stem}/").as_str()) {
+            if !names.contains(&format!("{stem}.rs").as_str())
+                && !names.contains(&format!("{stem}/").as_str())
+            {
                 missing.push(format!("{source}/{name}"));
             }
         }
@@ -301,7 +343,19 @@ fn the_map_shows_every_folder_and_module() {
 
 /// The parts of the model in the order of a packet's way, then time, then kube-proxy.
 const ORDER: [&str; 13] = [
-    "node", "ipvs", "conntrack", "tcp", "icmp", "dataplane", "kube", "time", "timers", "kernel", "sysctl", "segment", "index",
+    "node",
+    "ipvs",
+    "conntrack",
+    "tcp",
+    "icmp",
+    "dataplane",
+    "kube",
+    "time",
+    "timers",
+    "kernel",
+    "sysctl",
+    "segment",
+    "index",
 ];
 
 /// The paragraphs of a module's documentation; lines of one paragraph are joined.
@@ -310,7 +364,8 @@ fn paragraphs(source: &str) -> Vec<String> {
     let mut found = vec![String::new()];
     for line in doc.map(str::trim) {
         // "Leaves out" begins a paragraph of its own wherever it stands.
-        let starts = line.is_empty() || line.starts_with("Leaves out:") || line.starts_with("Faithful to:");
+        let starts =
+            line.is_empty() || line.starts_with("Leaves out:") || line.starts_with("Faithful to:");
         if starts && !found.last().unwrap().is_empty() {
             found.push(String::new());
         }
@@ -327,7 +382,9 @@ fn paragraphs(source: &str) -> Vec<String> {
 fn plain(text: &str) -> String {
     let mut out = text.replace("[`", "`").replace("`]", "`");
     while let Some(at) = out.find("`(") {
-        let Some(end) = out[at..].find(')') else { break };
+        let Some(end) = out[at..].find(')') else {
+            break;
+        };
         out.replace_range(at + 1..at + end + 1, "");
     }
     out
@@ -377,7 +434,9 @@ const END: &str = "<!-- from the code: end -->\n";
 fn the_claims_of_the_model_are_those_of_its_code() {
     let path = root().join("docs/model.md");
     let text = read(&path);
-    let (head, rest) = text.split_once(BEGIN).expect("no begin mark in docs/model.md");
+    let (head, rest) = text
+        .split_once(BEGIN)
+        .expect("no begin mark in docs/model.md");
     let (shown, tail) = rest.split_once(END).expect("no end mark in docs/model.md");
     let now = format!("\n{}", claims());
     if renews() {
