@@ -196,6 +196,14 @@ impl Node {
         });
     }
 
+    /// Whether the IPVS tables are sound at `now`; [`Node::advance`] must have run. For tests.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check_invariants(&self, now: Instant) -> Result<(), String> {
+        self.ipvs.check_invariants(now)
+    }
+
     /// Lets the timer of an IPVS entry fire now, with what that does to its conntrack twin: for a node whose
     /// timer grid is not known.
     pub fn expire_entry(&mut self, now: Instant, id: EntryId) {

@@ -8,6 +8,7 @@ mod admin;
 mod adopt;
 #[cfg(test)]
 mod graph;
+mod invariants;
 mod listing;
 mod packet;
 pub mod reuse;

@@ -5,6 +5,9 @@
 //! model takes over what the node shows, so that one fault is reported once.
 
 mod ahead;
+mod ct_tables;
+mod doubt;
+mod drawn;
 mod phase;
 mod replay;
 pub mod report;
@@ -12,6 +15,7 @@ mod rules;
 mod setup;
 mod tables;
 mod trajectory;
+mod verdict;
 
 #[cfg(test)]
 mod faults;

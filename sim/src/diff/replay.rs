@@ -3,21 +3,26 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 
-use ipvs_model::conntrack::{CtRule, SourceNat, Status};
+use ipvs_model::conntrack::CtRule;
 use ipvs_model::ipvs::Rule as IpvsRule;
 use ipvs_model::ipvs::sched::Scheduler;
 use ipvs_model::ipvs::service::ServiceKey;
-use ipvs_model::node::{Decision, Node, Rule, Verdict};
+use ipvs_model::node::{Decision, Node, Rule};
 use ipvs_model::segment::{Endpoint, Segment, Tuple};
 use ipvs_model::time::{Clock, Instant, Jiffies, Span};
-use rand::rand_core::{Infallible, TryRng};
 
 use super::ahead::{Ahead, Seen};
+use super::drawn::Drawn;
 use super::phase::Evidence;
 use super::report::{Class, Divergence, Report};
 use super::setup::Setup;
+use super::verdict::{Match, compare, rule_text, seen_text, verdict_text};
 use crate::capture::{Body, Content, Event, Packet, ReadError, Stamp};
 
+/// The place of the IPVS table in pairs of tables.
+pub(super) const IPVS: usize = 0;
+/// The place of the conntrack table.
+pub(super) const CT: usize = 1;
 /// Packets kept for the circumstances of a divergence.
 const HISTORY: usize = 512;
 /// Of them, shown for one tuple.
@@ -26,10 +31,6 @@ const SHOWN_BEFORE: usize = 6;
 const FORGET_EVERY: u64 = 65_536;
 /// Observations of timers that are kept for finding the node's tick grid.
 const EVIDENCE_MAX: usize = 20_000;
-
-/// The longest that an expired conntrack entry waits for the collector: a round of at most a minute, and the
-/// minute's wait before it.
-const COLLECTOR_MAX_S: u64 = 120;
 
 /// What is remembered of the last packet of an IPVS entry: how its timer was armed.
 #[derive(Clone, Copy, Debug)]
@@ -49,52 +50,6 @@ pub(super) struct Told {
     pub at: Instant,
 }
 
-/// The node's draw of a source port, as the packet that left shows it: NAT's choice is random, so what it drew is
-/// an input. Whether it had to draw at all is the model's to say.
-#[derive(Clone, Copy)]
-struct Drawn {
-    left: Option<Endpoint>,
-}
-
-impl Drawn {
-    const fn of(seen: Seen) -> Self {
-        let left = match seen {
-            Seen::Left(left) => Some(left.tuple.src),
-            _ => None,
-        };
-        Self { left }
-    }
-
-    /// The rule of source NAT that the packet met: no capture holds the rules, but the address tells.
-    fn policy(self, segment: &Segment, inward: bool, otherwise: SourceNat) -> SourceNat {
-        match self.left {
-            Some(left) if inward && left.ip != segment.tuple.src.ip => SourceNat::Masquerade {
-                ip: left.ip,
-                random: left.port != segment.tuple.src.port,
-            },
-            _ => otherwise,
-        }
-    }
-}
-
-impl TryRng for Drawn {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        let port = self.left.map_or(1024, |left| left.port);
-        Ok(u32::from(port.wrapping_sub(1024)) << 16)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        self.try_next_u32().map(|word| u64::from(word) << 32)
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        bytes.fill(0);
-        Ok(())
-    }
-}
-
 /// One packet of the recent past.
 #[derive(Clone, Copy)]
 struct Past {
@@ -104,20 +59,6 @@ struct Past {
     seen: Seen,
     rule: Rule,
 }
-
-/// The two sides of a comparison of verdicts.
-enum Match {
-    Yes,
-    No(Class),
-    Unknown(&'static str),
-}
-
-/// Why nothing is said of a clash with an entry that has expired.
-pub(super) const COLLECTED: &str =
-    "expired conntrack entry that the collector may or may not have taken";
-/// Why nothing is said of entries that come and go in a full table.
-pub(super) const WHICH_EVICTED: &str =
-    "conntrack table full: which entry gives way is its hash's choice";
 
 /// One run of the model beside a capture.
 pub(super) struct Replay<'a> {
@@ -148,7 +89,7 @@ pub(super) struct Replay<'a> {
     /// Services that the model has no place for.
     pub foreign: BTreeSet<Endpoint>,
     /// Tuples of conntrack entries, in both directions, with their deadlines.
-    tracked: BTreeMap<Tuple, Jiffies>,
+    pub tracked: BTreeMap<Tuple, Jiffies>,
     /// How often each rule decided.
     rules: BTreeMap<Rule, u64>,
     past: VecDeque<Past>,
@@ -353,103 +294,8 @@ impl<'a> Replay<'a> {
         decision
     }
 
-    /// An expired conntrack entry holds its tuples until the collector comes by: when that was, no capture
-    /// shows. A new entry that clashes with one is dropped, or not.
-    fn collector(
-        &mut self,
-        segment: &Segment,
-        inward: bool,
-        seen: Seen,
-        decision: Decision,
-    ) -> Decision {
-        let now = self.jiffies();
-        let why = COLLECTED;
-        match (decision.rule, decision.verdict, seen) {
-            (Rule::Conntrack(CtRule::Clash), Verdict::Drop, Seen::Left(left)) => {
-                for tuple in [segment.tuple, left.tuple, left.tuple.reversed()] {
-                    // Looking an expired entry up deletes it.
-                    self.node.ct.find(now, &tuple);
-                }
-                let again = self.run_packet(segment, inward, seen);
-                if matches!(compare(&again, seen), Match::Yes) {
-                    self.report.not_checked(why);
-                    return again;
-                }
-                decision
-            }
-            (Rule::Conntrack(CtRule::TableFull), Verdict::Drop, _) if seen != Seen::Nothing => {
-                self.make_room();
-                let again = self.run_packet(segment, inward, seen);
-                self.report.not_checked(WHICH_EVICTED);
-                again
-            }
-            (_, Verdict::Forward(out), Seen::Nothing)
-                if made_entry(decision.ct) && self.lapsed_lately(&out.tuple) =>
-            {
-                self.node.ct.delete_tuple(now, &segment.tuple);
-                self.node.ct.delete_tuple(now, &out.tuple);
-                self.report.not_checked(why);
-                Decision {
-                    verdict: Verdict::Drop,
-                    rule: Rule::Conntrack(CtRule::Clash),
-                    ..decision
-                }
-            }
-            _ => decision,
-        }
-    }
-
-    /// Frees a place in the conntrack table: which entry a full table gives up is its hash's choice.
-    fn make_room(&mut self) {
-        let now = self.jiffies();
-        let expired = self.node.ct.iter().filter(|(_, e)| e.is_expired(now));
-        let expired = expired.map(|(_, entry)| entry.orig).collect::<Vec<_>>();
-        for tuple in &expired {
-            // Looking an expired entry up deletes it.
-            self.node.ct.find(now, tuple);
-        }
-        if expired.is_empty() {
-            let unassured = |e: &ipvs_model::conntrack::CtEntry| !e.status.has(Status::ASSURED);
-            let victim = self
-                .node
-                .ct
-                .iter()
-                .find(|(_, e)| unassured(e))
-                .map(|(_, e)| e.orig);
-            if let Some(tuple) = victim {
-                self.node.ct.delete_tuple(now, &tuple);
-            }
-        }
-    }
-
-    /// Whether a conntrack entry that owned the tuple, in either direction, has expired less than a collector's
-    /// round ago.
-    pub(super) fn lapsed_lately(&self, tuple: &Tuple) -> bool {
-        [*tuple, tuple.reversed()].iter().any(|tuple| {
-            self.tracked.get(tuple).is_some_and(|deadline| {
-                *deadline <= self.jiffies()
-                    && deadline.until(self.jiffies()) < self.clock.ticks(COLLECTOR_MAX_S)
-            })
-        })
-    }
-
-    /// Remembers until when the conntrack entries live.
-    pub(super) fn note_tracked(&mut self) {
-        let (now, round) = (self.jiffies(), self.clock.ticks(COLLECTOR_MAX_S));
-        self.tracked.retain(|_, deadline| *deadline + round > now);
-        let entries = self
-            .node
-            .ct
-            .iter()
-            .filter(|(_, e)| e.status.has(Status::CONFIRMED));
-        for (_, entry) in entries {
-            self.tracked.insert(entry.orig, entry.deadline);
-            self.tracked.insert(entry.reply, entry.deadline);
-        }
-    }
-
     /// The entry that a packet would follow, by its client's tuple.
-    fn entry_of(&self, segment: &Segment, inward: bool) -> Option<(Tuple, Endpoint)> {
+    pub(super) fn entry_of(&self, segment: &Segment, inward: bool) -> Option<(Tuple, Endpoint)> {
         let table = self.node.ipvs.table();
         let dests = self.node.ipvs.dests();
         let id = if inward {
@@ -506,7 +352,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Gives the packet to the model; a scheduler of unknown state takes one that fits what the node did.
-    fn run_packet(&mut self, segment: &Segment, inward: bool, seen: Seen) -> Decision {
+    pub(super) fn run_packet(&mut self, segment: &Segment, inward: bool, seen: Seen) -> Decision {
         let key = ServiceKey {
             proto: segment.tuple.proto,
             addr: segment.tuple.dst,
@@ -692,139 +538,4 @@ impl<'a> Replay<'a> {
                 format!("{:?}: {}", past.rule, past.rule.describe())
             })
     }
-}
-
-/// A doubt about an entry whose deadline has passed: whether its timer has fired.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Doubt {
-    pub tuple: Tuple,
-    pub armed: Armed,
-    /// What the model believes.
-    pub alive: bool,
-}
-
-impl Replay<'_> {
-    /// Whether the packet meets an entry, or the place of one, whose timer may or may not have fired.
-    fn doubt(&self, segment: &Segment, inward: bool) -> Option<Doubt> {
-        if let Some((tuple, _)) = self.entry_of(segment, inward) {
-            let armed = *self.armed.get(&tuple)?;
-            return (armed.expires <= self.jiffies()).then_some(Doubt {
-                tuple,
-                armed,
-                alive: true,
-            });
-        }
-        let (tuple, armed) = if inward {
-            (segment.tuple, *self.armed.get(&segment.tuple)?)
-        } else {
-            let client = Tuple {
-                proto: segment.tuple.proto,
-                src: segment.tuple.dst,
-                dst: Endpoint::new(Ipv4Addr::UNSPECIFIED, 0),
-            };
-            let of_client = self.armed.range(client..);
-            let mut of_client = of_client.take_while(|(tuple, _)| tuple.src == client.src);
-            let (tuple, armed) = of_client.find(|(_, armed)| armed.dest == segment.tuple.src)?;
-            (*tuple, *armed)
-        };
-        self.may_live(&armed).then_some(Doubt {
-            tuple,
-            armed,
-            alive: false,
-        })
-    }
-
-    /// Whether an entry that the model has let go may still be there on a grid of another phase.
-    pub(super) fn may_live(&self, armed: &Armed) -> bool {
-        let latest = armed.expires + self.clock.lateness_max(armed.ticks) + 1;
-        let slack = Span(self.setup.slack().0.min(1_000_000));
-        self.jiffies() >= armed.expires && self.clock.jiffies(self.now - slack) <= latest
-    }
-
-    /// Lets the entry of a doubt die, or live again.
-    pub(super) fn flip(&mut self, doubt: &Doubt) {
-        if doubt.alive {
-            if let Some(id) = self.node.ipvs.table().find_in(&doubt.tuple) {
-                self.node.expire_entry(self.now, id);
-            }
-            return;
-        }
-        let listed = ipvs_model::ipvs::Listed {
-            proto: doubt.tuple.proto,
-            client: doubt.tuple.src,
-            virt: doubt.tuple.dst,
-            dest: doubt.armed.dest,
-            state: doubt.armed.state,
-            assured: false,
-            left_ticks: 0,
-        };
-        self.node.ipvs.adopt(self.now, &listed);
-    }
-}
-
-/// Whether the model's decision is what the node was seen to do.
-fn compare(decision: &Decision, seen: Seen) -> Match {
-    match (&decision.verdict, seen) {
-        (_, Seen::TooEarly) => Match::Unknown("packet at the end of the capture"),
-        (Verdict::Forward(out), Seen::Left(left)) if out.tuple == left.tuple => Match::Yes,
-        (Verdict::Local { answer: None } | Verdict::Drop, Seen::Nothing) => Match::Yes,
-        (
-            Verdict::Local {
-                answer: Some(answer),
-            },
-            Seen::Reset(reset),
-        ) => {
-            let same =
-                |a: &Segment, b: &Segment| (a.flags, a.seq, a.ack) == (b.flags, b.seq, b.ack);
-            if same(answer, &reset) {
-                Match::Yes
-            } else {
-                Match::No(Class::Answer)
-            }
-        }
-        (Verdict::Local { .. }, Seen::Nothing) => Match::No(Class::Answer),
-        (Verdict::Reject(kind), Seen::Icmp(seen)) if *kind == seen => Match::Yes,
-        (Verdict::Reject(_), Seen::Nothing) => {
-            Match::Unknown("ICMP error that the node may have withheld by its rate limit")
-        }
-        _ => Match::No(Class::Verdict),
-    }
-}
-
-/// Whether the packet made a conntrack entry, on its way in or, judged invalid there, on its way out.
-const fn made_entry(ct: Option<CtRule>) -> bool {
-    !matches!(
-        ct,
-        Some(CtRule::InWindow | CtRule::LiberalWindow | CtRule::SynRetransmitted)
-    )
-}
-
-fn verdict_text(verdict: &Verdict) -> String {
-    match verdict {
-        Verdict::Forward(out) => format!("forwarded as {}", out.tuple),
-        Verdict::Local {
-            answer: Some(answer),
-        } => format!("taken by the node itself, which answers {answer}"),
-        Verdict::Local { answer: None } => "taken by the node itself, without an answer".to_owned(),
-        Verdict::Drop => "dropped".to_owned(),
-        Verdict::Reject(kind) => format!("refused by ICMP ({kind:?})"),
-    }
-}
-
-fn seen_text(seen: Seen) -> String {
-    match seen {
-        Seen::Left(left) => format!("forwarded as {}", left.tuple),
-        Seen::Reset(answer) => format!("answered by the node: {answer}"),
-        Seen::Icmp(kind) => format!("refused by ICMP ({kind:?})"),
-        Seen::Nothing => "nothing left the node".to_owned(),
-        Seen::TooEarly => "the capture ends".to_owned(),
-    }
-}
-
-fn rule_text(decision: &Decision) -> String {
-    let rule = decision.rule;
-    let tracked = decision
-        .ct
-        .map_or_else(String::new, |ct| format!("; conntrack: {}", ct.describe()));
-    format!("{rule:?}: {}{tracked}", rule.describe())
 }

@@ -2,6 +2,7 @@
 
 use ipvs_model::icmp::{IcmpCause, IcmpVerdict};
 use ipvs_model::ipvs;
+use ipvs_model::kernel::Gate;
 use ipvs_model::kube::PodId;
 use ipvs_model::node::{Decision, Rule, Verdict};
 use ipvs_model::segment::{Endpoint, Flags, IcmpError, IcmpKind, Segment, Tuple};
@@ -9,6 +10,7 @@ use ipvs_model::tcp::client::ConnId;
 use ipvs_model::tcp::deadend::Answer;
 use ipvs_model::tcp::rule::Rule as TcpRule;
 use ipvs_model::tcp::socket::{ConnError, Event as SocketEvent, Outcome as TcpOutcome};
+use ipvs_model::tcp::state::State;
 use ipvs_model::time::{Instant, Span};
 use std::net::Ipv4Addr;
 
@@ -282,24 +284,25 @@ impl World<'_> {
             return;
         };
         let port = error.about.src.port;
-        let kind = usize::from(self.hosts.get(host).kind);
-        // On the node itself, or in a namespace on it, the error arrives while connect() still holds the socket.
-        let same_machine = self.scenario.client[kind].location != Location::Remote;
-        let request = self
-            .conns
-            .get(&conn_key(host, port))
-            .map(|conn| conn.request);
-        let connecting = request
-            .and_then(|slot| self.requests.get_mut(slot))
-            .is_some_and(|request| {
-                request.connected.is_none() && self.now.since(request.start) < FIRST_SYN
-            });
-        let (_, outcome) =
-            self.hosts
-                .get(host)
-                .client
-                .on_icmp(self.now, error, same_machine && connecting);
+        let owned = self.holds_socket(host, port);
+        let client = &mut self.hosts.get(host).client;
+        let (_, outcome) = client.on_icmp(self.now, error, owned);
         self.client_did(host, port, &outcome);
+    }
+
+    /// Whether an ICMP error finds connect() at work on the socket: it is about the first SYN, the client is on the
+    /// node's machine (itself, or a namespace on it) and the kernel does not put the error off.
+    fn holds_socket(&mut self, host: u32, port: u16) -> bool {
+        let kind = usize::from(self.hosts.get(host).kind);
+        if self.scenario.client[kind].location == Location::Remote {
+            return false;
+        }
+        let id = self.conn_id(host, port);
+        let client = &self.hosts.get(host).client;
+        let first_syn = id
+            .and_then(|id| client.socket(id))
+            .is_some_and(|socket| socket.state() == State::SynSent && socket.retransmits() == 0);
+        first_syn && !client.stack().kernel.has(Gate::IcmpAfterConnect)
     }
 
     fn request_of(&mut self, host: u32, port: u16) -> Option<(u32, &mut Request)> {
@@ -390,7 +393,7 @@ impl World<'_> {
 
     pub(super) fn at_node(&mut self, segment: &Segment) {
         let decision = self.node.packet(self.now, segment, &mut self.node_rng);
-        self.observer.packet();
+        self.note_packet();
         if segment.flags.is_plain_syn() {
             self.note_syn(segment, &decision);
         }
@@ -808,6 +811,3 @@ impl World<'_> {
         self.node.set_unreachable(ip, unreachable);
     }
 }
-
-/// Before the first retransmission of a SYN: an error that comes this early can meet connect() at work.
-const FIRST_SYN: Span = Span::from_millis(500);
