@@ -6,6 +6,9 @@
 
 mod admin;
 mod adopt;
+#[cfg(test)]
+mod graph;
+mod invariants;
 mod listing;
 mod packet;
 pub mod reuse;

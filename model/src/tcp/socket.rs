@@ -280,6 +280,11 @@ impl Socket {
         self.soft_error
     }
 
+    /// How often the oldest segment that is not acknowledged was sent again.
+    pub const fn retransmits(&self) -> u8 {
+        self.retransmits
+    }
+
     /// The tick at which the socket's timer fires, if one is armed. `now` is within 2^31 ticks of it.
     pub const fn timer(&self, now: Jiffies) -> Option<Jiffies> {
         if self.flags & flag::TIMER == 0 {

@@ -16,10 +16,19 @@ use rustc_hash::FxBuildHasher;
 use std::net::Ipv4Addr;
 
 use super::streams::{Purpose, Streams};
-use crate::scenario::{Location, PortChoice, Scenario};
+use crate::scenario::{Location, Phase, PortChoice, Scenario};
 
 /// Time for which any machine may have been up before the run: ten days.
 const UPTIME_MAX: Span = Span::from_secs(864_000);
+
+/// How long a machine had been up. The draw happens either way, so that fixing it reshuffles nothing else.
+fn uptime(phase: Phase, rng: &mut impl Rng) -> Span {
+    let drawn = Span(rng.random_range(0..UPTIME_MAX.0));
+    match phase {
+        Phase::Random => drawn,
+        Phase::Fixed(uptime) => uptime,
+    }
+}
 
 /// A host that opens connections: one network namespace with a kernel of its own.
 #[derive(Debug)]
@@ -97,7 +106,7 @@ impl Hosts {
             for address in table.addresses() {
                 let number = hosts.all.len() as u32;
                 let mut rng = streams.stream(Purpose::ClientKernel, number);
-                let uptime = Span(rng.random_range(0..UPTIME_MAX.0));
+                let uptime = uptime(table.uptime, &mut rng);
                 let clock = Clock::new(table.hz.0, kernel.timer_era(), uptime);
                 let secret = Secret::from_seed(rng.next_u64());
                 let stack = Stack {
@@ -218,7 +227,7 @@ impl Pods {
     pub fn new(scenario: &Scenario, streams: Streams) -> Self {
         let mut rng = streams.stream(Purpose::PodKernel, 0);
         let kernel = scenario.server.behaviours();
-        let uptime = Span(rng.random_range(0..UPTIME_MAX.0));
+        let uptime = uptime(scenario.server.uptime, &mut rng);
         let clock = Clock::new(scenario.server.hz.0, kernel.timer_era(), uptime);
         let secret = Secret::from_seed(rng.next_u64());
         let stack = Stack {

@@ -2,6 +2,7 @@
 
 use ipvs_model::icmp::{IcmpCause, IcmpVerdict};
 use ipvs_model::ipvs;
+use ipvs_model::kernel::Gate;
 use ipvs_model::kube::PodId;
 use ipvs_model::node::{Decision, Rule, Verdict};
 use ipvs_model::segment::{Endpoint, Flags, IcmpError, IcmpKind, Segment, Tuple};
@@ -9,6 +10,7 @@ use ipvs_model::tcp::client::ConnId;
 use ipvs_model::tcp::deadend::Answer;
 use ipvs_model::tcp::rule::Rule as TcpRule;
 use ipvs_model::tcp::socket::{ConnError, Event as SocketEvent, Outcome as TcpOutcome};
+use ipvs_model::tcp::state::State;
 use ipvs_model::time::{Instant, Span};
 use std::net::Ipv4Addr;
 
@@ -267,8 +269,15 @@ impl World<'_> {
         let Some(host) = self.hosts.at(segment.tuple.dst.ip) else {
             return;
         };
-        let (_, outcome) = self.hosts.get(host).client.on_segment(self.now, segment);
-        self.client_did(host, segment.tuple.dst.port, &outcome);
+        let (found, outcome) = self.hosts.get(host).client.on_segment(self.now, segment);
+        let port = segment.tuple.dst.port;
+        if found.is_none()
+            && segment.tuple.src != self.key.addr
+            && let Some((_, request)) = self.request_of(host, port)
+        {
+            request.trouble = Some(Cause::AnswerPastNode);
+        }
+        self.client_did(host, port, &outcome);
     }
 
     pub(super) fn icmp_at_client(&mut self, error: &IcmpError) {
@@ -276,24 +285,25 @@ impl World<'_> {
             return;
         };
         let port = error.about.src.port;
-        let kind = usize::from(self.hosts.get(host).kind);
-        // On the node itself, or in a namespace on it, the error arrives while connect() still holds the socket.
-        let same_machine = self.scenario.client[kind].location != Location::Remote;
-        let request = self
-            .conns
-            .get(&conn_key(host, port))
-            .map(|conn| conn.request);
-        let connecting = request
-            .and_then(|slot| self.requests.get_mut(slot))
-            .is_some_and(|request| {
-                request.connected.is_none() && self.now.since(request.start) < FIRST_SYN
-            });
-        let (_, outcome) =
-            self.hosts
-                .get(host)
-                .client
-                .on_icmp(self.now, error, same_machine && connecting);
+        let owned = self.holds_socket(host, port);
+        let client = &mut self.hosts.get(host).client;
+        let (_, outcome) = client.on_icmp(self.now, error, owned);
         self.client_did(host, port, &outcome);
+    }
+
+    /// Whether an ICMP error finds connect() at work on the socket: it is about the first SYN, the client is on the
+    /// node's machine (itself, or a namespace on it) and the kernel does not put the error off.
+    fn holds_socket(&mut self, host: u32, port: u16) -> bool {
+        let kind = usize::from(self.hosts.get(host).kind);
+        if self.scenario.client[kind].location == Location::Remote {
+            return false;
+        }
+        let id = self.conn_id(host, port);
+        let client = &self.hosts.get(host).client;
+        let first_syn = id
+            .and_then(|id| client.socket(id))
+            .is_some_and(|socket| socket.state() == State::SynSent && socket.retransmits() == 0);
+        first_syn && !client.stack().kernel.has(Gate::IcmpAfterConnect)
     }
 
     fn request_of(&mut self, host: u32, port: u16) -> Option<(u32, &mut Request)> {
@@ -384,7 +394,7 @@ impl World<'_> {
 
     pub(super) fn at_node(&mut self, segment: &Segment) {
         let decision = self.node.packet(self.now, segment, &mut self.node_rng);
-        self.observer.packet();
+        self.note_packet();
         if segment.flags.is_plain_syn() {
             self.note_syn(segment, &decision);
         }
@@ -461,13 +471,7 @@ impl World<'_> {
 
     /// An error about a packet that had left the node for a pod goes back through the node, which translates it.
     fn icmp_from_network(&mut self, kind: IcmpKind, about: Tuple) {
-        let tick = self.node.ipvs.clock().jiffies(self.now);
-        let original = self
-            .node
-            .ct
-            .find(tick, &about.reversed())
-            .map(|ct| self.node.ct.entry(ct.slot).orig);
-        let about = original.unwrap_or(Tuple {
+        let about = self.original_of(about).unwrap_or(Tuple {
             dst: self.key.addr,
             ..about
         });
@@ -494,9 +498,9 @@ impl World<'_> {
             Some(pod) => pod.on_segment(now, segment),
             // The container has not begun to listen.
             None => {
-                let answer = ipvs_model::node::reset_for(segment);
+                let answer = ipvs_model::tcp::socket::reset_for(segment);
                 if let Some(answer) = answer {
-                    self.from_pod(place, answer);
+                    self.pod_sends(place, answer);
                 }
                 return;
             }
@@ -540,13 +544,7 @@ impl World<'_> {
     }
 
     fn mark_wrong_service(&mut self, about: Tuple) {
-        let tick = self.node.ipvs.clock().jiffies(self.now);
-        let original = self
-            .node
-            .ct
-            .find(tick, &about.reversed())
-            .map(|ct| self.node.ct.entry(ct.slot).orig);
-        let client = original.unwrap_or(about).src;
+        let client = self.client_of(about);
         let Some(host) = self.hosts.at(client.ip) else {
             return;
         };
@@ -577,16 +575,29 @@ impl World<'_> {
             | TcpRule::TimeWaitAckLimited => Cause::StaleServerSocket,
             _ => return,
         };
-        let Some(host) = self.hosts.at(segment.tuple.src.ip) else {
+        let client = self.client_of(segment.tuple);
+        let Some(host) = self.hosts.at(client.ip) else {
             return;
         };
-        if let Some((_, request)) = self.request_of(host, segment.tuple.src.port) {
+        if let Some((_, request)) = self.request_of(host, client.port) {
             request.trouble = Some(cause);
         }
     }
 
+    /// The client whose packet a pod got, behind masquerading.
+    fn client_of(&mut self, at_pod: Tuple) -> Endpoint {
+        self.original_of(at_pod).unwrap_or(at_pod).src
+    }
+
+    /// The tuple with which a packet on its way to a pod had reached the node, if conntrack knows it.
+    fn original_of(&mut self, at_pod: Tuple) -> Option<Tuple> {
+        let tick = self.node.ipvs.clock().jiffies(self.now);
+        let ct = self.node.ct.find(tick, &at_pod.reversed())?;
+        Some(self.node.ct.entry(ct.slot).orig)
+    }
+
     /// A pod's packet leaves: through the node, or past it.
-    fn from_pod(&mut self, place: u32, segment: Segment) {
+    fn pod_sends(&mut self, place: u32, segment: Segment) {
         if self.pods.get(place).direct {
             self.travel(Leg::PodClient, Event::AtClient(segment));
         } else {
@@ -596,7 +607,7 @@ impl World<'_> {
 
     fn pod_did(&mut self, place: u32, peer: Endpoint, outcome: &TcpOutcome) {
         for segment in outcome.segments() {
-            self.from_pod(place, *segment);
+            self.pod_sends(place, *segment);
         }
         for event in outcome.events() {
             match *event {
@@ -807,6 +818,3 @@ impl World<'_> {
         self.node.set_unreachable(ip, unreachable);
     }
 }
-
-/// Before the first retransmission of a SYN: an error that comes this early can meet connect() at work.
-const FIRST_SYN: Span = Span::from_millis(500);

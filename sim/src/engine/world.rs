@@ -11,7 +11,7 @@ use ipvs_model::kube::{
     ProxyAction, ProxyBehaviours, RolloutEvent, SysctlConfig, sysctls_at_start,
 };
 use ipvs_model::node::{Balancer, Node, NodeConfig};
-use ipvs_model::segment::{Endpoint, IcmpError, Segment};
+use ipvs_model::segment::{Endpoint, IcmpError, Proto, Segment};
 use ipvs_model::sysctl::Sysctls;
 use ipvs_model::time::{Clock, Instant, Span};
 use rand::RngExt;
@@ -113,6 +113,10 @@ pub struct World<'a> {
     rollout_filed: Instant,
     proxy_filed: Instant,
     events: u64,
+    /// The tables are checked after every so many packets; 0 for never.
+    check_every: u64,
+    packets: u64,
+    broken: Option<String>,
 }
 
 /// Sysctls of the node: kernel, then kube-proxy, then the scenario.
@@ -186,6 +190,11 @@ impl<'a> World<'a> {
     /// # Errors
     /// If the scenario cannot be run; the text says why and what to change.
     pub fn new(scenario: &'a Scenario, seed: u64, options: &TraceOptions) -> Result<Self, String> {
+        if scenario.service.protocol == Proto::Udp {
+            return Err("service.protocol = \"udp\": clients and pods of a run speak TCP only so far; write \"tcp\", \
+                        or compare a recording of UDP with `sim diff`"
+                .to_owned());
+        }
         let streams = Streams::new(seed);
         let sysctls = node_sysctls(scenario)?;
         let mut node = build_node(scenario, sysctls, streams);
@@ -250,6 +259,9 @@ impl<'a> World<'a> {
             rollout_filed: Instant::NEVER,
             proxy_filed: Instant::NEVER,
             events: 0,
+            check_every: 0,
+            packets: 0,
+            broken: None,
         };
         world.start();
         Ok(world)
@@ -298,8 +310,44 @@ impl<'a> World<'a> {
         self.file_proxy();
     }
 
-    /// Runs to the end: no request starts after the scenario's duration; those that are open may end.
+    /// Checks the node's tables after every so many packets from now on.
+    pub const fn check_every(&mut self, packets: u64) {
+        self.check_every = packets;
+    }
+
+    /// Another packet has crossed the node.
+    pub(super) fn note_packet(&mut self) {
+        self.observer.packet();
+        self.packets += 1;
+        if self.check_every > 0
+            && self.packets.is_multiple_of(self.check_every)
+            && self.broken.is_none()
+            && let Err(what) = self.node.check_invariants(self.now)
+        {
+            self.broken = Some(format!(
+                "at {} after {} packets: {what}",
+                self.now, self.packets
+            ));
+        }
+    }
+
+    /// Runs to the end.
     pub fn run(mut self) -> (RunSummary, RunTrace) {
+        let end = self.play();
+        self.observer.finish(end, self.events)
+    }
+
+    /// Runs to the end; fails if a check of the tables did.
+    pub fn run_checked(mut self) -> Result<(RunSummary, RunTrace), String> {
+        let end = self.play();
+        match self.broken {
+            Some(what) => Err(what),
+            None => Ok(self.observer.finish(end, self.events)),
+        }
+    }
+
+    /// Lets everything happen: no request starts after the scenario's duration; those that are open may end.
+    fn play(&mut self) -> Instant {
         let end = Instant::ZERO + self.scenario.duration;
         let last = end + TAIL;
         while let Some((at, event)) = self.queue.pop(last) {
@@ -310,7 +358,7 @@ impl<'a> World<'a> {
             self.events += 1;
             self.handle(event);
         }
-        self.observer.finish(end, self.events)
+        end
     }
 
     fn handle(&mut self, event: Event) {
