@@ -103,8 +103,11 @@ fn timeouts_and_activity_by_state() {
         (Sa, 120, true),
     ];
     assert_eq!(rows.map(|row| row.0), State::ALL);
+    let [old, new] = ["4.4.155", "6.12.117"].map(|r| r.parse::<Kernel>().unwrap().behaviours());
     for (state, secs, active) in rows {
-        assert_eq!((state.timeout_s(), state.is_active()), (secs, active));
+        assert_eq!((state.timeout_s(), state.is_active(new)), (secs, active));
+        // Before 4.8 a handshake was no connection yet.
+        assert_eq!(state.is_active(old), state == Es);
     }
 }
 

@@ -6,6 +6,7 @@ use ipvs_model::time::{Instant, NANOS_PER_SEC, Span};
 use rand::rngs::ChaCha8Rng;
 use rustc_hash::FxBuildHasher;
 
+use super::queue::{Lane, Queue};
 use super::streams::{Purpose, Streams, draw, exponential};
 use crate::outcome::Cause;
 use crate::scenario::{Arrivals, Client as ClientKind, Dist, Side};
@@ -148,22 +149,22 @@ pub struct Manners {
     pub requests: u32,
     /// Who sends the first FIN.
     pub closes_first: Side,
-    /// The application gives up a request after this time.
-    pub timeout: Option<Span>,
-    /// The application gives up a connect after this time.
-    pub connect_timeout: Option<Span>,
+    /// The application gives up a request after this lane's time.
+    pub timeout: Option<Lane>,
+    /// The application gives up a connect after this lane's time.
+    pub connect_timeout: Option<Lane>,
 }
 
 impl Manners {
     /// The manners of a table.
-    pub const fn of(table: &ClientKind) -> Self {
+    pub fn of<E>(table: &ClientKind, queue: &mut Queue<E>) -> Self {
         Self {
             request_bytes: table.request_bytes,
             response_bytes: table.response_bytes,
             requests: table.requests_per_connection,
             closes_first: table.closes_first,
-            timeout: table.timeout,
-            connect_timeout: table.connect_timeout,
+            timeout: table.timeout.map(|timeout| queue.lane(timeout)),
+            connect_timeout: table.connect_timeout.map(|timeout| queue.lane(timeout)),
         }
     }
 }

@@ -15,8 +15,9 @@ use ipvs_model::time::{Instant, Span};
 use std::net::Ipv4Addr;
 
 use super::hosts::Peer;
-use super::load::{ConnState, Request, conn_key, sample};
-use super::world::{Event, Leg, World};
+use super::load::{ConnState, Request, conn_key};
+use super::streams::draw;
+use super::world::{Event, Leg, Way, World};
 use crate::outcome::{Cause, Outcome};
 use crate::scenario::{Location, Side};
 
@@ -129,11 +130,11 @@ impl World<'_> {
         }
         if let Some(timeout) = manners.timeout {
             self.queue
-                .at(self.now + timeout, Event::GiveUp(slot, serial, false));
+                .send(self.now, timeout, Event::GiveUp(slot, serial, false));
         }
         if let (Some(timeout), true) = (manners.connect_timeout, request.opened) {
             self.queue
-                .at(self.now + timeout, Event::GiveUp(slot, serial, true));
+                .send(self.now, timeout, Event::GiveUp(slot, serial, true));
         }
     }
 
@@ -697,8 +698,14 @@ impl World<'_> {
         }
         state.received -= wanted;
         state.requests += 1;
-        let delay = sample(&self.scenario.server.service_time, &mut self.service_rng);
-        self.queue.at(self.now + delay, Event::Respond(place, peer));
+        let event = Event::Respond(place, peer);
+        match self.service {
+            Way::Lane(lane) => self.queue.send(self.now, lane, event),
+            Way::Random(dist) => {
+                let delay = draw(&mut self.service_rng, &dist);
+                self.queue.at(self.now + delay, event);
+            }
+        }
     }
 
     pub(super) fn respond(&mut self, place: u32, peer: Endpoint) {

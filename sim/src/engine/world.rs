@@ -69,9 +69,9 @@ pub(super) enum Event {
     List,
 }
 
-/// A way between two places with its latency.
+/// A way between two places, or through the server process, with the time that it takes.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+pub(super) enum Way {
     Lane(Lane),
     Random(Dist),
 }
@@ -102,6 +102,7 @@ pub struct World<'a> {
     pub(super) conns: Conns,
     pub(super) pods: Pods,
     pub(super) observer: Observer,
+    pub(super) service: Way,
     pub(super) service_rng: ChaCha8Rng,
     pub(super) begun: u64,
     pub(super) dead_ends: super::deadends::DeadEnds,
@@ -228,6 +229,9 @@ impl<'a> World<'a> {
         };
         let client_node = way(scenario.network.client_node, &mut queue);
         let node_pod = way(scenario.network.node_pod, &mut queue);
+        let service = way(scenario.server.service_time, &mut queue);
+        let manners = scenario.client.iter();
+        let manners = manners.map(|table| Manners::of(table, &mut queue)).collect();
         let mut world = Self {
             scenario,
             queue,
@@ -239,11 +243,12 @@ impl<'a> World<'a> {
             control: Control::new(scenario, streams),
             hosts,
             loads,
-            manners: scenario.client.iter().map(Manners::of).collect(),
+            manners,
             requests: Requests::default(),
             conns: Conns::default(),
             pods: Pods::new(scenario, streams),
             observer: Observer::new(options),
+            service,
             service_rng: streams.stream(Purpose::Service, 0),
             begun: 0,
             dead_ends: super::deadends::DeadEnds::new(scenario, clock, streams),
