@@ -1,10 +1,9 @@
 //! The load: when requests start, which client host makes them, and what each of them is waiting for.
 
-use hashbrown::HashMap;
+use ipvs_model::index::PortMap;
 use ipvs_model::segment::Endpoint;
 use ipvs_model::time::{Instant, NANOS_PER_SEC, Span};
 use rand::rngs::ChaCha8Rng;
-use rustc_hash::FxBuildHasher;
 
 use super::queue::{Lane, Queue};
 use super::streams::{Purpose, Streams, draw, exponential};
@@ -249,11 +248,37 @@ impl ConnState {
 }
 
 /// Connections by host and port.
-pub type Conns = HashMap<u64, ConnState, FxBuildHasher>;
+#[derive(Debug, Default)]
+pub struct Conns {
+    hosts: Vec<PortMap<ConnState>>,
+}
 
-/// The key of a connection.
-pub const fn conn_key(host: u32, port: u16) -> u64 {
-    (host as u64) << 16 | port as u64
+impl Conns {
+    /// What is kept of a connection.
+    pub fn get(&self, host: u32, port: u16) -> Option<&ConnState> {
+        self.hosts.get(host as usize)?.get(port)
+    }
+
+    /// What is kept of a connection.
+    pub fn get_mut(&mut self, host: u32, port: u16) -> Option<&mut ConnState> {
+        self.hosts.get_mut(host as usize)?.get_mut(port)
+    }
+
+    /// What is kept of a connection; if nothing is, that `request` uses it.
+    pub fn get_or_insert(&mut self, host: u32, port: u16, request: u32) -> &mut ConnState {
+        let host = host as usize;
+        if self.hosts.len() <= host {
+            self.hosts.resize_with(host + 1, PortMap::default);
+        }
+        self.hosts[host].get_or_insert(port, ConnState::new(request))
+    }
+
+    /// Forgets a connection.
+    pub fn remove(&mut self, host: u32, port: u16) {
+        if let Some(ports) = self.hosts.get_mut(host as usize) {
+            ports.remove(port);
+        }
+    }
 }
 
 /// A draw from a distribution on a stream of its own, or the constant without a draw.

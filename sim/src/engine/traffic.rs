@@ -15,7 +15,7 @@ use ipvs_model::time::{Instant, Span};
 use std::net::Ipv4Addr;
 
 use super::hosts::Peer;
-use super::load::{ConnState, Request, conn_key};
+use super::load::{ConnState, Request};
 use super::streams::draw;
 use super::world::{Event, Leg, Way, World};
 use crate::outcome::{Cause, Outcome};
@@ -102,10 +102,9 @@ impl World<'_> {
             return;
         };
         (request.port, request.opened) = (id.port(), true);
-        let key = conn_key(host, id.port());
         request.port_idle = self
             .conns
-            .get(&key)
+            .get(host, id.port())
             .map(|conn| self.now.since(conn.ended))
             .filter(|idle| *idle > Span::ZERO);
         self.observer.connection();
@@ -118,14 +117,9 @@ impl World<'_> {
         self.observer.attempt(&request);
         let manners = self.manners[usize::from(request.kind)];
         let (slot, serial) = self.requests.insert(request);
-        let key = conn_key(request.host, request.port);
-        self.conns
-            .entry(key)
-            .or_insert(ConnState::new(slot))
-            .request = slot;
-        if request.opened
-            && let Some(conn) = self.conns.get_mut(&key)
-        {
+        let conn = self.conns.get_or_insert(request.host, request.port, slot);
+        conn.request = slot;
+        if request.opened {
             conn.filed = Instant::NEVER;
         }
         if let Some(timeout) = manners.timeout {
@@ -170,7 +164,7 @@ impl World<'_> {
         if outcome != Outcome::Answered && request.trouble.is_none() {
             request.trouble = Some(self.blame(&request));
         }
-        if let Some(conn) = self.conns.get_mut(&conn_key(request.host, request.port)) {
+        if let Some(conn) = self.conns.get_mut(request.host, request.port) {
             (conn.request, conn.ended) = (ConnState::IDLE, self.now);
         }
         let client = Endpoint::new(self.hosts.get(request.host).address(), request.port);
@@ -226,10 +220,7 @@ impl World<'_> {
             return;
         };
         let at = client.stack().clock.instant(tick).max(self.now);
-        let conn = self
-            .conns
-            .entry(conn_key(host, port))
-            .or_insert(ConnState::new(ConnState::IDLE));
+        let conn = self.conns.get_or_insert(host, port, ConnState::IDLE);
         if at < conn.filed {
             conn.filed = at;
             self.queue.at(at, Event::ClientTimer(host, port));
@@ -241,19 +232,14 @@ impl World<'_> {
         if self.observer.options().requests_max > 0 {
             return;
         }
-        let key = conn_key(host, port);
-        if self
-            .conns
-            .get(&key)
-            .is_some_and(|conn| conn.request == ConnState::IDLE)
-        {
-            self.conns.remove(&key);
+        let conn = self.conns.get(host, port);
+        if conn.is_some_and(|conn| conn.request == ConnState::IDLE) {
+            self.conns.remove(host, port);
         }
     }
 
     pub(super) fn on_client_timer(&mut self, host: u32, port: u16) {
-        let key = conn_key(host, port);
-        match self.conns.get_mut(&key) {
+        match self.conns.get_mut(host, port) {
             Some(conn) if conn.filed == self.now => conn.filed = Instant::NEVER,
             // Filed for an earlier use of the port.
             _ => return,
@@ -307,7 +293,7 @@ impl World<'_> {
     }
 
     fn request_of(&mut self, host: u32, port: u16) -> Option<(u32, &mut Request)> {
-        let slot = self.conns.get(&conn_key(host, port))?.request;
+        let slot = self.conns.get(host, port)?.request;
         self.requests.get_mut(slot).map(|request| (slot, request))
     }
 
@@ -613,7 +599,7 @@ impl World<'_> {
             match *event {
                 SocketEvent::Accepted => {
                     let host = self.pods.get(place);
-                    host.peers.insert(peer.key(), Peer::default());
+                    host.peers.insert(peer, Peer::default());
                     host.open += 1;
                 }
                 SocketEvent::Data(bytes) => self.pod_reads(place, peer, bytes),
@@ -627,7 +613,7 @@ impl World<'_> {
 
     fn pod_forgets(&mut self, place: u32, peer: Endpoint) {
         let host = self.pods.get(place);
-        if let Some(gone) = host.peers.remove(&peer.key())
+        if let Some(gone) = host.peers.remove(peer)
             && !gone.closed
         {
             host.open -= 1;
@@ -656,10 +642,11 @@ impl World<'_> {
         };
         let at = stack.clock.instant(tick).max(now);
         let host = self.pods.get(place);
-        let state = host.peers.entry(peer.key()).or_insert(Peer {
+        let unknown = Peer {
             closed: true,
             ..Peer::default()
-        });
+        };
+        let state = host.peers.get_or_insert(peer, unknown);
         if at < state.filed {
             state.filed = at;
             self.queue.at(at, Event::PodTimer(place, peer));
@@ -669,7 +656,7 @@ impl World<'_> {
     pub(super) fn on_pod_timer(&mut self, place: u32, peer: Endpoint) {
         let now = self.now;
         let host = self.pods.get(place);
-        match host.peers.get_mut(&peer.key()) {
+        match host.peers.get_mut(peer) {
             Some(state) if state.filed == now => state.filed = Instant::NEVER,
             _ => return,
         }
@@ -689,7 +676,7 @@ impl World<'_> {
     fn pod_reads(&mut self, place: u32, peer: Endpoint, bytes: u32) {
         let kind = self.kind_of(peer.ip);
         let wanted = self.manners[kind].request_bytes;
-        let Some(state) = self.pods.get(place).peers.get_mut(&peer.key()) else {
+        let Some(state) = self.pods.get(place).peers.get_mut(peer) else {
             return;
         };
         state.received += bytes;
@@ -716,7 +703,7 @@ impl World<'_> {
         if host.exited.is_some() {
             return;
         }
-        let Some(state) = host.peers.get_mut(&peer.key()) else {
+        let Some(state) = host.peers.get_mut(peer) else {
             return;
         };
         state.served += 1;
@@ -740,7 +727,7 @@ impl World<'_> {
             .pods
             .get(place)
             .peers
-            .get(&peer.key())
+            .get(peer)
             .is_some_and(|state| {
                 state.served == served && state.requests == served && !state.closed
             });
@@ -753,7 +740,7 @@ impl World<'_> {
     fn pod_closes(&mut self, place: u32, peer: Endpoint) {
         let now = self.now;
         let host = self.pods.get(place);
-        let Some(state) = host.peers.get_mut(&peer.key()) else {
+        let Some(state) = host.peers.get_mut(peer) else {
             return;
         };
         if state.closed || host.exited.is_some() {

@@ -27,6 +27,9 @@ use super::trace::{RunTrace, ServerSample, Tables, TraceOptions};
 use crate::outcome::RunSummary;
 use crate::scenario::{self, DataPlane, DeadEnd, Dist, Masquerade, Phase, ProxyVersion, Scenario};
 
+/// The node keeps arrays for the ports of so many clients, each of 113 KB by default; a hash for the others.
+const ARRAYS_MAX: usize = 256;
+
 /// How long a run may go on after its load has ended, for requests that are still open.
 const TAIL: Span = Span::from_secs(300);
 
@@ -211,7 +214,7 @@ impl<'a> World<'a> {
             .add_service(key, kind, SchedFlags::default(), persistence)
             .map_err(|error| error.to_string())?;
         let hosts = Hosts::new(scenario, streams);
-        for (ip, ports) in hosts.port_ranges() {
+        for (ip, ports) in hosts.port_ranges().take(ARRAYS_MAX) {
             node.ipvs.reserve(key.proto, ip, ports);
         }
         let end = Instant::ZERO + scenario.duration;
@@ -232,6 +235,7 @@ impl<'a> World<'a> {
         let service = way(scenario.server.service_time, &mut queue);
         let manners = scenario.client.iter();
         let manners = manners.map(|table| Manners::of(table, &mut queue)).collect();
+        let pods = Pods::new(scenario, &hosts, streams);
         let mut world = Self {
             scenario,
             queue,
@@ -246,7 +250,7 @@ impl<'a> World<'a> {
             manners,
             requests: Requests::default(),
             conns: Conns::default(),
-            pods: Pods::new(scenario, streams),
+            pods,
             observer: Observer::new(options),
             service,
             service_rng: streams.stream(Purpose::Service, 0),
