@@ -97,7 +97,9 @@ impl EndpointIndex {
     }
 
     fn clear(&mut self) {
-        self.dense.iter_mut().for_each(|range| range.heads.fill(NONE));
+        self.dense
+            .iter_mut()
+            .for_each(|range| range.heads.fill(NONE));
         self.sparse.clear();
     }
 }
@@ -233,10 +235,13 @@ impl<T: Copy> PortMap<T> {
         let used = |number: usize, page: &[u32; PAGE], offset: usize| {
             (page[offset] != NONE).then_some((number * PAGE + offset) as u16)
         };
-        self.pages.iter().enumerate().flat_map(move |(number, page)| {
-            let page = page.as_deref();
-            (0..PAGE).filter_map(move |offset| used(number, page?, offset))
-        })
+        self.pages
+            .iter()
+            .enumerate()
+            .flat_map(move |(number, page)| {
+                let page = page.as_deref();
+                (0..PAGE).filter_map(move |offset| used(number, page?, offset))
+            })
     }
 }
 

@@ -60,7 +60,6 @@ impl ConnId {
     pub const fn port(self) -> u16 {
         self.port
     }
-
 }
 
 /// The source ports towards one destination.

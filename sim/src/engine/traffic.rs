@@ -723,14 +723,9 @@ impl World<'_> {
     }
 
     pub(super) fn keep_alive_over(&mut self, place: u32, peer: Endpoint, served: u32) {
-        let idle = self
-            .pods
-            .get(place)
-            .peers
-            .get(peer)
-            .is_some_and(|state| {
-                state.served == served && state.requests == served && !state.closed
-            });
+        let idle = self.pods.get(place).peers.get(peer).is_some_and(|state| {
+            state.served == served && state.requests == served && !state.closed
+        });
         if idle {
             self.pod_closes(place, peer);
         }

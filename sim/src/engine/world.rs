@@ -234,7 +234,9 @@ impl<'a> World<'a> {
         let node_pod = way(scenario.network.node_pod, &mut queue);
         let service = way(scenario.server.service_time, &mut queue);
         let manners = scenario.client.iter();
-        let manners = manners.map(|table| Manners::of(table, &mut queue)).collect();
+        let manners = manners
+            .map(|table| Manners::of(table, &mut queue))
+            .collect();
         let pods = Pods::new(scenario, &hosts, streams);
         let mut world = Self {
             scenario,
