@@ -8,7 +8,7 @@ use ipvs_model::ipvs::Rule as IpvsRule;
 use ipvs_model::ipvs::sched::Scheduler;
 use ipvs_model::ipvs::service::ServiceKey;
 use ipvs_model::node::{Decision, Node, Rule, Verdict};
-use ipvs_model::segment::{Endpoint, Segment, Tuple};
+use ipvs_model::segment::{Endpoint, Flags, Segment, Tuple};
 use ipvs_model::time::{Clock, Instant, Jiffies, Span};
 use rand::rand_core::{Infallible, TryRng};
 
@@ -16,7 +16,7 @@ use super::ahead::{Ahead, Seen};
 use super::phase::Evidence;
 use super::report::{Class, Divergence, Report};
 use super::setup::Setup;
-use crate::capture::{Body, Content, Event, Packet, ReadError, Stamp};
+use crate::capture::{Body, Content, Event, Packet, ReadError, RulesBlock, Stamp};
 
 /// Packets kept for the circumstances of a divergence.
 const HISTORY: usize = 512;
@@ -24,6 +24,9 @@ const HISTORY: usize = 512;
 const SHOWN_BEFORE: usize = 6;
 /// Observations of timers that are kept for finding the node's tick grid.
 const EVIDENCE_MAX: usize = 20_000;
+
+/// A change of the rules is looked for in the listing that follows within this.
+const LISTING_MAX: Span = Span::from_secs(2);
 
 /// The longest that an expired conntrack entry waits for the collector: a round of at most a minute, and the
 /// minute's wait before it.
@@ -247,36 +250,59 @@ impl<'a> Replay<'a> {
         }
         let servers = &self.servers;
         let seen = ahead.exit_of(packet, &segment, inward, |end| servers.contains(&end))?;
-        let decision = self.decide(&segment, inward, seen);
+        let decision = self.decide(&segment, inward, seen, ahead)?;
         self.judge(event, &segment, inward, &decision, seen);
         Ok(())
     }
 
     /// Runs the model. Where it is in doubt about something that no capture shows, what the node did decides.
-    fn decide(&mut self, segment: &Segment, inward: bool, seen: Seen) -> Decision {
+    fn decide(
+        &mut self,
+        segment: &Segment,
+        inward: bool,
+        seen: Seen,
+        ahead: &mut Ahead,
+    ) -> Result<Decision, ReadError> {
         self.node.advance(self.now);
         let doubt = self.doubt(segment, inward);
         let before = doubt.map(|_| (self.node.clone(), self.schedulers.clone()));
+        let rules = match doubt {
+            None => self.rules_in_doubt(segment, inward, ahead)?,
+            Some(_) => None,
+        };
+        let before = before.or_else(|| {
+            Some((self.node.clone(), self.schedulers.clone())).filter(|_| rules.is_some())
+        });
         let found = self.entry_of(segment, inward);
         let mut decision = self.run_packet(segment, inward, seen);
-        if let (Some(doubt), Some((node, schedulers))) = (doubt, before)
+        if let Some((node, schedulers)) = before
             && !matches!(compare(&decision, seen), Match::Yes)
             && !matches!(seen, Seen::TooEarly)
         {
             let undo = std::mem::replace(&mut self.node, node);
             let undo_schedulers = std::mem::replace(&mut self.schedulers, schedulers);
-            self.flip(&doubt);
+            match (&doubt, &rules) {
+                (Some(doubt), _) => self.flip(doubt),
+                (None, Some(rules)) => self.rules_ahead(rules),
+                (None, None) => {}
+            }
             let other = self.run_packet(segment, inward, seen);
             if matches!(compare(&other, seen), Match::Yes) {
-                self.report
-                    .not_checked("death of an entry inside the timer granule");
-                let (at, armed, ticks) = (self.now, doubt.armed.at, doubt.armed.ticks);
-                self.learn(Evidence::Fired {
-                    armed,
-                    ticks,
-                    at,
-                    fired: doubt.alive,
-                });
+                if let Some(doubt) = doubt {
+                    self.report
+                        .not_checked("death of an entry inside the timer granule");
+                    let (at, armed, ticks) = (self.now, doubt.armed.at, doubt.armed.ticks);
+                    self.learn(Evidence::Fired {
+                        armed,
+                        ticks,
+                        at,
+                        fired: doubt.alive,
+                    });
+                } else {
+                    self.report.not_checked(
+                        "moment of a change of the rules, which the next listing shows",
+                    );
+                }
                 decision = other;
             } else {
                 self.node = undo;
@@ -285,7 +311,31 @@ impl<'a> Replay<'a> {
         }
         let decision = self.collector(segment, inward, seen, decision);
         self.remember(segment, &decision, found);
-        decision
+        Ok(decision)
+    }
+
+    /// The state of the rules that the next listing shows, if it may already hold for this packet: nobody sees when
+    /// between two listings a rule changes.
+    fn rules_in_doubt(
+        &self,
+        segment: &Segment,
+        inward: bool,
+        ahead: &mut Ahead,
+    ) -> Result<Option<RulesBlock>, ReadError> {
+        let at = Stamp(self.origin.0.saturating_add(self.now.0));
+        let Some(block) = ahead.rules_after(at, LISTING_MAX)?.filter(|_| inward) else {
+            return Ok(None);
+        };
+        let opens = segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK);
+        let touched = opens
+            || self
+                .entry_of(segment, inward)
+                .is_none_or(|(_, dest)| !Self::lists(block, dest));
+        let key = ServiceKey {
+            proto: segment.tuple.proto,
+            addr: segment.tuple.dst,
+        };
+        Ok((touched && self.differs(block, key)).then(|| block.clone()))
     }
 
     /// An expired conntrack entry holds its tuples until the collector comes by: when that was, no capture
