@@ -90,6 +90,8 @@ impl Manifest {
                     manifest.finished = told.get("finished").is_none_or(|told| told != "0");
                 }
                 "kube_proxy" => manifest.kube_proxy = reader.strings(key, value)?,
+                // Provenance, and what boot_time_s says already.
+                "made-by" | "jiffies_at_boot" => {}
                 _ => {
                     let place = Place::Line(reader.line(key));
                     skipped.count(file, "key without a meaning here", place);

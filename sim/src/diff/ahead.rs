@@ -134,22 +134,23 @@ impl Ahead {
         &mut self,
         at: Stamp,
         span: Span,
-    ) -> Result<Option<&RulesBlock>, ReadError> {
+    ) -> Result<Option<(Stamp, &RulesBlock)>, ReadError> {
         let until = Stamp(at.0.saturating_add(span.0));
         self.reach(until)?;
         let next = self
             .rules
             .front()
             .filter(|(at, block)| *at <= until && block.commands.is_empty());
-        Ok(next.map(|(_, block)| block))
+        Ok(next.map(|(at, block)| (*at, block)))
     }
 
-    /// Finds and takes what the node did with `entered`. `inward`: it came from the client's side.
+    /// Finds and takes what the node did with `entered`. The flags: it came from the client's side; its receiver is
+    /// the node, which may answer.
     pub(super) fn exit_of(
         &mut self,
         entered: &Packet,
         segment: &Segment,
-        inward: bool,
+        (inward, local): (bool, bool),
         is_server: impl Fn(Endpoint) -> bool,
     ) -> Result<Seen, ReadError> {
         let until = Stamp(entered.at.0.saturating_add(TRANSIT_MAX.0));
@@ -167,10 +168,17 @@ impl Ahead {
             if self.taken.contains(&packet.number) {
                 continue;
             }
-            let seen = fate(entered, segment, packet, inward, &is_server);
+            let seen = fate(entered, segment, packet, (inward, local), &is_server);
             if seen != Seen::Nothing {
                 fitting += 1;
                 first = first.or(Some((packet.number, packet.at, seen)));
+                let only = match seen {
+                    Seen::Icmp(_) => of_tuple == 1,
+                    _ => copies == 1,
+                };
+                if only {
+                    break;
+                }
             } else if first.is_none() && packet.ttl == entered.ttl {
                 let other = match &packet.content {
                     Content::Segment { segment, .. } => Some(segment),
@@ -202,14 +210,14 @@ fn fate(
     entered: &Packet,
     segment: &Segment,
     packet: &Packet,
-    inward: bool,
+    (inward, local): (bool, bool),
     is_server: impl Fn(Endpoint) -> bool,
 ) -> Seen {
     match &packet.content {
         Content::Segment { segment: left, .. } => {
             if is_exit(entered, segment, packet, left, inward, &is_server) {
                 Seen::Left(*left)
-            } else if inward && is_answer(segment, left) {
+            } else if local && is_answer(segment, left) {
                 Seen::Reset(*left)
             } else {
                 Seen::Nothing

@@ -36,14 +36,17 @@ impl Replay<'_> {
         }
     }
 
-    /// Whether a block lists a real server.
-    pub(super) fn lists(block: &RulesBlock, end: Endpoint) -> bool {
+    /// The real servers that a block lists.
+    pub(super) fn listed_servers(block: &RulesBlock) -> impl Iterator<Item = Endpoint> + '_ {
         let listing = block.listing.iter().flatten();
-        let mut listed = listing.flat_map(|service| &service.dests);
-        let mut dumped = block.dump.iter().flatten();
-        listed.any(|dest| dest.real == end)
-            || dumped
-                .any(|command| matches!(command, RuleCommand::AddDest(_, dest) if dest.real == end))
+        let listed = listing
+            .flat_map(|service| &service.dests)
+            .map(|dest| dest.real);
+        let dump = block.dump.iter().flatten();
+        listed.chain(dump.filter_map(|command| match command {
+            RuleCommand::AddDest(_, dest) => Some(dest.real),
+            _ => None,
+        }))
     }
 
     /// Whether a block shows a service otherwise than the model has it: its real servers and their weights.

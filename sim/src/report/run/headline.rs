@@ -313,6 +313,10 @@ const fn remedies_of(cause: Cause, ipvs: bool) -> &'static [(&'static str, &'sta
         )],
         Cause::ConntrackFull => &[("--conntrack-max 1000000", "room for more connections")],
         Cause::PortsExhausted | Cause::NatPortsExhausted => &[KEEP_ALIVE, WIDER_PORTS],
+        Cause::AnswerPastNode => &[(
+            "--masquerade masquerade",
+            "the pods answer to the node, which translates back",
+        )],
         Cause::NoDestination | Cause::PinnedToDrained | Cause::PinnedToDeleted | Cause::Other => {
             &[]
         }
