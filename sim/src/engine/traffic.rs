@@ -498,7 +498,7 @@ impl World<'_> {
             None => {
                 let answer = ipvs_model::node::reset_for(segment);
                 if let Some(answer) = answer {
-                    self.from_pod(place, answer);
+                    self.send_from_pod(place, answer);
                 }
                 return;
             }
@@ -588,7 +588,7 @@ impl World<'_> {
     }
 
     /// A pod's packet leaves: through the node, or past it.
-    fn from_pod(&mut self, place: u32, segment: Segment) {
+    fn send_from_pod(&mut self, place: u32, segment: Segment) {
         if self.pods.get(place).direct {
             self.travel(Leg::PodClient, Event::AtClient(segment));
         } else {
@@ -598,7 +598,7 @@ impl World<'_> {
 
     fn pod_did(&mut self, place: u32, peer: Endpoint, outcome: &TcpOutcome) {
         for segment in outcome.segments() {
-            self.from_pod(place, *segment);
+            self.send_from_pod(place, *segment);
         }
         for event in outcome.events() {
             match *event {
