@@ -8,6 +8,7 @@ use super::service::{DestId, ServiceKey};
 use super::state::State;
 use super::table::{self, EntryId};
 use super::{Ipvs, Jiffies};
+use crate::index::NONE;
 use crate::segment::{Endpoint, Proto, Tuple};
 use crate::time::Instant;
 
@@ -88,7 +89,8 @@ impl Ipvs {
         id
     }
 
-    /// Runs an entry's timer callback now, whatever its deadline.
+    /// Runs an entry's timer callback now, whatever its deadline. Entries that it controls go on without it, which no
+    /// kernel does: only a listing that contradicts the table can ask for it.
     pub fn expire_entry(
         &mut self,
         now: Instant,
@@ -96,6 +98,14 @@ impl Ipvs {
         drop_conntrack: &mut impl FnMut(Jiffies, &Tuple),
     ) {
         let jiffies = self.clock.jiffies(now);
+        if self.table.get(id).n_control > 0 {
+            let mine = |entry: &table::Entry| entry.control == id.0;
+            let controlled = self.table.iter().filter(|(_, entry)| mine(entry));
+            let controlled = controlled.map(|(id, _)| id).collect::<Vec<_>>();
+            for entry in controlled {
+                self.table.get_mut(entry).control = NONE;
+            }
+        }
         self.destroy(jiffies, id, drop_conntrack);
     }
 

@@ -26,7 +26,7 @@ impl Ipvs {
         for (id, entry) in self.table.iter() {
             live += 1;
             self.check_entry(id, jiffies)?;
-            let place = match (entry.is_template(), entry.state().is_active()) {
+            let place = match (entry.is_template(), entry.state().is_active(self.kernel)) {
                 (true, _) => 2,
                 (false, true) => 0,
                 (false, false) => 1,

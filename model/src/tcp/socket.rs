@@ -149,13 +149,19 @@ pub struct Outcome {
 
 impl Outcome {
     /// Nothing but the rule.
+    #[inline]
     pub const fn of(rule: Rule) -> Self {
+        // Places without a segment or event hold nothing but zeros, which are written fastest.
         const NOWHERE: Endpoint = Endpoint::new(core::net::Ipv4Addr::UNSPECIFIED, 0);
+        const NOTHING: Segment = Segment {
+            window: 0,
+            ..Segment::new(Tuple::tcp(NOWHERE, NOWHERE), Flags(0))
+        };
         Self {
             rule,
-            segments: [Segment::new(Tuple::tcp(NOWHERE, NOWHERE), Flags(0)); 4],
+            segments: [NOTHING; 4],
             segment_count: 0,
-            events: [Event::Closed; 4],
+            events: [Event::Connected; 4],
             event_count: 0,
         }
     }

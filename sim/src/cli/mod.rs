@@ -8,12 +8,16 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::diag::Diagnostics;
-use crate::scenario::{Document, Loaded};
+use crate::engine::{self, trace::TraceOptions};
+use crate::experiment::RunError;
+use crate::outcome::RunSummary;
+use crate::scenario::{Document, Loaded, Scenario};
 
 pub mod diff;
 pub mod exit;
 pub mod kernels;
 pub mod overrides;
+pub mod record;
 pub mod run;
 pub mod scenario;
 pub mod sweep;
@@ -45,10 +49,14 @@ pub struct Cli {
 pub enum Command {
     /// Replay one rollout and show what fails, when and why.
     Run(run::Args),
+    /// Predict how often a rollout fails, over ranges of settings.
+    Sweep(sweep::Args),
     /// Check, describe or show scenario files.
     Scenario(scenario::Args),
     /// Compare captures from real nodes with the model: verdicts, tables, trajectories.
     Diff(diff::Args),
+    /// Record a capture on the node that this runs on, for `sim diff`.
+    Record(record::Args),
     /// What kernels do: the table of behaviours, or those of one release.
     Kernels(kernels::Args),
 }
@@ -78,6 +86,12 @@ pub fn load(path: Option<&PathBuf>, overrides: &Overrides) -> Result<Loaded, Com
     Ok(loaded)
 }
 
+/// One rollout of a sweep: its counts, and nothing else.
+fn simulate(scenario: &Scenario, seed: u64) -> Result<RunSummary, RunError> {
+    let result = engine::run(scenario, seed, &TraceOptions::default());
+    result.map(|run| run.summary).map_err(RunError)
+}
+
 /// Prints warnings on standard error.
 pub fn warn(warnings: &Diagnostics) {
     // If standard error is gone there is nobody to tell.
@@ -96,8 +110,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let result = match cli.command {
         Command::Run(args) => run::run(args),
+        Command::Sweep(args) => sweep::run(args, &simulate),
         Command::Scenario(args) => scenario::run(args),
         Command::Diff(args) => diff::run(args),
+        Command::Record(args) => record::run(args),
         Command::Kernels(args) => kernels::run(args),
     };
     match result {

@@ -117,12 +117,13 @@ impl Ahead {
             }))
     }
 
-    /// Finds and takes what the node did with `entered`. `inward`: it came from the client's side.
+    /// Finds and takes what the node did with `entered`. The flags: it came from the client's side; its receiver is
+    /// the node, which may answer.
     pub(super) fn exit_of(
         &mut self,
         entered: &Packet,
         segment: &Segment,
-        inward: bool,
+        (inward, local): (bool, bool),
         is_server: impl Fn(Endpoint) -> bool,
     ) -> Result<Seen, ReadError> {
         let until = Stamp(entered.at.0.saturating_add(TRANSIT_MAX.0));
@@ -140,10 +141,17 @@ impl Ahead {
             if self.taken.contains(&packet.number) {
                 continue;
             }
-            let seen = fate(entered, segment, packet, inward, &is_server);
+            let seen = fate(entered, segment, packet, (inward, local), &is_server);
             if seen != Seen::Nothing {
                 fitting += 1;
                 first = first.or(Some((packet.number, packet.at, seen)));
+                let only = match seen {
+                    Seen::Icmp(_) => of_tuple == 1,
+                    _ => copies == 1,
+                };
+                if only {
+                    break;
+                }
             } else if first.is_none() && packet.ttl == entered.ttl {
                 let other = match &packet.content {
                     Content::Segment { segment, .. } => Some(segment),
@@ -175,14 +183,14 @@ fn fate(
     entered: &Packet,
     segment: &Segment,
     packet: &Packet,
-    inward: bool,
+    (inward, local): (bool, bool),
     is_server: impl Fn(Endpoint) -> bool,
 ) -> Seen {
     match &packet.content {
         Content::Segment { segment: left, .. } => {
             if is_exit(entered, segment, packet, left, inward, &is_server) {
                 Seen::Left(*left)
-            } else if inward && is_answer(segment, left) {
+            } else if local && is_answer(segment, left) {
                 Seen::Reset(*left)
             } else {
                 Seen::Nothing

@@ -241,12 +241,20 @@ impl Source {
                     pod: pod_spec(deployment),
                     nodes: 1,
                 };
-                let pool = AddressPool::new(
+                let mut pool = AddressPool::new(
                     server.old_address,
                     1 << 16,
                     Reuse::RoundRobin,
                     Span::from_secs(30),
                 );
+                // What lies between the old pods and the new ones belongs to other workloads.
+                let (old, new) = (
+                    server.old_address.to_bits(),
+                    scenario.new_address().to_bits(),
+                );
+                for ip in old.saturating_add(deployment.replicas)..new {
+                    pool.reserve(ip.into());
+                }
                 let mut rollout = Rollout::new(spec, pool, Instant::ZERO);
                 rollout.start(Instant::ZERO + deployment.start);
                 Self::Deployment(Box::new(rollout))

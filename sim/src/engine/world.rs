@@ -11,7 +11,7 @@ use ipvs_model::kube::{
     ProxyAction, ProxyBehaviours, RolloutEvent, SysctlConfig, sysctls_at_start,
 };
 use ipvs_model::node::{Balancer, Node, NodeConfig};
-use ipvs_model::segment::{Endpoint, IcmpError, Segment};
+use ipvs_model::segment::{Endpoint, IcmpError, Proto, Segment};
 use ipvs_model::sysctl::Sysctls;
 use ipvs_model::time::{Clock, Instant, Span};
 use rand::RngExt;
@@ -26,6 +26,9 @@ use super::streams::{Purpose, Streams};
 use super::trace::{RunTrace, ServerSample, Tables, TraceOptions};
 use crate::outcome::RunSummary;
 use crate::scenario::{self, DataPlane, DeadEnd, Dist, Masquerade, Phase, ProxyVersion, Scenario};
+
+/// The node keeps arrays for the ports of so many clients, each of 113 KB by default; a hash for the others.
+const ARRAYS_MAX: usize = 256;
 
 /// How long a run may go on after its load has ended, for requests that are still open.
 const TAIL: Span = Span::from_secs(300);
@@ -69,9 +72,9 @@ pub(super) enum Event {
     List,
 }
 
-/// A way between two places with its latency.
+/// A way between two places, or through the server process, with the time that it takes.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+pub(super) enum Way {
     Lane(Lane),
     Random(Dist),
 }
@@ -102,6 +105,7 @@ pub struct World<'a> {
     pub(super) conns: Conns,
     pub(super) pods: Pods,
     pub(super) observer: Observer,
+    pub(super) service: Way,
     pub(super) service_rng: ChaCha8Rng,
     pub(super) begun: u64,
     pub(super) dead_ends: super::deadends::DeadEnds,
@@ -189,6 +193,11 @@ impl<'a> World<'a> {
     /// # Errors
     /// If the scenario cannot be run; the text says why and what to change.
     pub fn new(scenario: &'a Scenario, seed: u64, options: &TraceOptions) -> Result<Self, String> {
+        if scenario.service.protocol == Proto::Udp {
+            return Err("service.protocol = \"udp\": clients and pods of a run speak TCP only so far; write \"tcp\", \
+                        or compare a recording of UDP with `sim diff`"
+                .to_owned());
+        }
         let streams = Streams::new(seed);
         let sysctls = node_sysctls(scenario)?;
         let mut node = build_node(scenario, sysctls, streams);
@@ -205,7 +214,7 @@ impl<'a> World<'a> {
             .add_service(key, kind, SchedFlags::default(), persistence)
             .map_err(|error| error.to_string())?;
         let hosts = Hosts::new(scenario, streams);
-        for (ip, ports) in hosts.port_ranges() {
+        for (ip, ports) in hosts.port_ranges().take(ARRAYS_MAX) {
             node.ipvs.reserve(key.proto, ip, ports);
         }
         let end = Instant::ZERO + scenario.duration;
@@ -223,6 +232,12 @@ impl<'a> World<'a> {
         };
         let client_node = way(scenario.network.client_node, &mut queue);
         let node_pod = way(scenario.network.node_pod, &mut queue);
+        let service = way(scenario.server.service_time, &mut queue);
+        let manners = scenario.client.iter();
+        let manners = manners
+            .map(|table| Manners::of(table, &mut queue))
+            .collect();
+        let pods = Pods::new(scenario, &hosts, streams);
         let mut world = Self {
             scenario,
             queue,
@@ -234,11 +249,12 @@ impl<'a> World<'a> {
             control: Control::new(scenario, streams),
             hosts,
             loads,
-            manners: scenario.client.iter().map(Manners::of).collect(),
+            manners,
             requests: Requests::default(),
             conns: Conns::default(),
-            pods: Pods::new(scenario, streams),
+            pods,
             observer: Observer::new(options),
+            service,
             service_rng: streams.stream(Purpose::Service, 0),
             begun: 0,
             dead_ends: super::deadends::DeadEnds::new(scenario, clock, streams),
