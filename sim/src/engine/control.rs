@@ -187,18 +187,20 @@ fn scaled(
     before: &[std::net::Ipv4Addr],
     added: &[std::net::Ipv4Addr],
     scale: &scenario::Scale,
+    delays: &mut Delays,
 ) -> Script {
     let at = Instant::ZERO + scale.at;
-    let gone = at + scale.gone_after;
+    let killed = at + scale.killed_after;
     let kept = before.len().min(scale.to as usize);
     let after = [&before[..kept], added].concat();
     let mut script = serve(standing(before), before.len(), added, at)
         .at(at, RolloutEvent::Started { revision: 1 });
     for (number, &ip) in before.iter().enumerate().skip(kept) {
         let pod = PodId(number as u32);
+        let gone = killed + delays.draw(LatencyKind::TearDown);
         script = script
             .at(at, RolloutEvent::PodTerminating { pod })
-            .at(gone, RolloutEvent::ProcessExited { pod, killed: true })
+            .at(killed, RolloutEvent::ProcessExited { pod, killed: true })
             .at(gone, RolloutEvent::AddressGone { pod, ip })
             .at(gone, RolloutEvent::PodRemoved { pod });
     }
@@ -208,7 +210,7 @@ fn scaled(
 }
 
 impl Source {
-    fn of(scenario: &Scenario) -> Self {
+    fn of(scenario: &Scenario, delays: &mut Delays) -> Self {
         let server = &scenario.server;
         match &scenario.rollout {
             scenario::Rollout::None(steady) => {
@@ -225,7 +227,7 @@ impl Source {
             scenario::Rollout::Scale(scale) => {
                 let before = addresses(server.old_address, scale.from);
                 let added = addresses(scenario.new_address(), scale.to.saturating_sub(scale.from));
-                Self::Script(Scripted::new(scaled(&before, &added, scale)))
+                Self::Script(Scripted::new(scaled(&before, &added, scale, delays)))
             }
             scenario::Rollout::Deployment(deployment) => {
                 let strategy = UpdateStrategy::RollingUpdate {
@@ -284,7 +286,7 @@ impl Control {
             Proto::Tcp => ServiceProto::Tcp,
             Proto::Udp => ServiceProto::Udp,
         });
-        let delays = Delays {
+        let mut delays = Delays {
             rng: streams.stream(Purpose::Rollout, 0),
             container_start: match &scenario.rollout {
                 scenario::Rollout::Deployment(deployment) => deployment.container_start,
@@ -298,7 +300,7 @@ impl Control {
             },
         };
         Self {
-            source: Source::of(scenario),
+            source: Source::of(scenario, &mut delays),
             delays,
             proxy,
             behaviours,

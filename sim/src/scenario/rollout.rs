@@ -122,9 +122,9 @@ section! {
         from: u32 = 2; in 1..=1_000,
         /// Pods after the change.
         to: u32 = 4; in 0..=1_000,
-        /// Of fewer pods, how long those that go still serve: they are killed, and their addresses gone, this long after
-        /// the change.
-        gone_after: Span = secs(30),
+        /// Of fewer pods, how long those that go still serve: they are killed this long after the change, and their
+        /// addresses go `server.address_gone_after` later.
+        killed_after: Span = secs(30),
     }
 }
 
