@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use ipvs_model::segment::{Endpoint, Flags, IcmpKind, Segment, Tuple};
 use ipvs_model::time::Span;
 
-use crate::capture::{Body, Content, Event, Events, Packet, ReadError, Stamp};
+use crate::capture::{Body, Content, Event, Events, Packet, ReadError, RulesBlock, Stamp};
 
 /// A packet leaves the node within this after it entered, on a machine that is not overloaded.
 const TRANSIT_MAX: Span = Span::from_millis(5);
@@ -33,6 +33,8 @@ pub(super) enum Seen {
 pub(super) struct Ahead {
     events: Events,
     held: VecDeque<Event>,
+    /// The blocks of rules among them.
+    rules: VecDeque<(Stamp, RulesBlock)>,
     /// Numbers of packets that were recognised as another packet's exit.
     taken: BTreeSet<u64>,
     ended: bool,
@@ -45,6 +47,7 @@ impl Ahead {
         Self {
             events,
             held: VecDeque::new(),
+            rules: VecDeque::new(),
             taken: BTreeSet::new(),
             ended: false,
             transit_max: Span::ZERO,
@@ -65,6 +68,10 @@ impl Ahead {
                 return Ok(None);
             };
             match &event.body {
+                Body::Rules(_) => {
+                    self.rules.pop_front();
+                    return Ok(Some(event));
+                }
                 Body::Packet(packet) if self.taken.remove(&packet.number) => {}
                 _ => return Ok(Some(event)),
             }
@@ -76,7 +83,12 @@ impl Ahead {
             return Ok(false);
         }
         match self.events.next_event()? {
-            Some(event) => self.held.push_back(event),
+            Some(event) => {
+                if let Body::Rules(block) = &event.body {
+                    self.rules.push_back((event.at, block.clone()));
+                }
+                self.held.push_back(event);
+            }
             None => self.ended = true,
         }
         Ok(!self.ended)
@@ -115,6 +127,21 @@ impl Ahead {
                 },
                 _ => false,
             }))
+    }
+
+    /// The next block of rules within `span`, if it is a state and no commands.
+    pub(super) fn rules_after(
+        &mut self,
+        at: Stamp,
+        span: Span,
+    ) -> Result<Option<(Stamp, &RulesBlock)>, ReadError> {
+        let until = Stamp(at.0.saturating_add(span.0));
+        self.reach(until)?;
+        let next = self
+            .rules
+            .front()
+            .filter(|(at, block)| *at <= until && block.commands.is_empty());
+        Ok(next.map(|(at, block)| (*at, block)))
     }
 
     /// Finds and takes what the node did with `entered`. The flags: it came from the client's side; its receiver is

@@ -8,7 +8,7 @@ use ipvs_model::ipvs::Rule as IpvsRule;
 use ipvs_model::ipvs::sched::Scheduler;
 use ipvs_model::ipvs::service::ServiceKey;
 use ipvs_model::node::{Decision, Node, Rule};
-use ipvs_model::segment::{Endpoint, Segment, Tuple};
+use ipvs_model::segment::{Endpoint, Flags, Segment, Tuple};
 use ipvs_model::time::{Clock, Instant, Jiffies, Span};
 
 use super::ahead::{Ahead, Seen};
@@ -17,7 +17,7 @@ use super::phase::Evidence;
 use super::report::{Class, Divergence, Report};
 use super::setup::Setup;
 use super::verdict::{Match, compare, rule_text, seen_text, verdict_text};
-use crate::capture::{Body, Content, Event, Packet, ReadError, Stamp};
+use crate::capture::{Body, Content, Event, Packet, ReadError, RulesBlock, Stamp};
 
 /// The place of the IPVS table in pairs of tables.
 pub(super) const IPVS: usize = 0;
@@ -31,6 +31,9 @@ const SHOWN_BEFORE: usize = 6;
 const FORGET_EVERY: u64 = 65_536;
 /// Observations of timers that are kept for finding the node's tick grid.
 const EVIDENCE_MAX: usize = 20_000;
+
+/// A change of the rules is looked for in the listing that follows within this.
+const LISTING_MAX: Span = Span::from_secs(2);
 
 /// What is remembered of the last packet of an IPVS entry: how its timer was armed.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +96,8 @@ pub(super) struct Replay<'a> {
     /// How often each rule decided.
     rules: BTreeMap<Rule, u64>,
     past: VecDeque<Past>,
+    /// The time of the listing of rules whose real servers were taken note of ahead.
+    met: Stamp,
     origin: Stamp,
     now: Instant,
 }
@@ -120,6 +125,7 @@ impl<'a> Replay<'a> {
             tracked: BTreeMap::new(),
             rules: BTreeMap::new(),
             past: VecDeque::new(),
+            met: Stamp(0),
             origin: setup.origin,
             now: Instant::ZERO,
         }
@@ -185,6 +191,7 @@ impl<'a> Replay<'a> {
         ahead: &mut Ahead,
     ) -> Result<(), ReadError> {
         self.report.packets += 1;
+        self.meet_servers(ahead)?;
         if self.report.packets.is_multiple_of(FORGET_EVERY) {
             self.forget_dead();
         }
@@ -229,7 +236,7 @@ impl<'a> Replay<'a> {
             servers.contains(&end)
         })?;
         self.note_own_address(&segment, inward, seen);
-        let decision = self.decide(&segment, inward, seen);
+        let decision = self.decide(&segment, inward, seen, ahead)?;
         self.judge(event, &segment, inward, &decision, seen);
         Ok(())
     }
@@ -258,31 +265,54 @@ impl<'a> Replay<'a> {
     }
 
     /// Runs the model. Where it is in doubt about something that no capture shows, what the node did decides.
-    fn decide(&mut self, segment: &Segment, inward: bool, seen: Seen) -> Decision {
+    fn decide(
+        &mut self,
+        segment: &Segment,
+        inward: bool,
+        seen: Seen,
+        ahead: &mut Ahead,
+    ) -> Result<Decision, ReadError> {
         self.node.advance(self.now);
         self.full |= self.node.ct.count() >= self.setup.sysctls.ct.max;
         let doubt = self.doubt(segment, inward);
         let before = doubt.map(|_| (self.node.clone(), self.schedulers.clone()));
+        let rules = match doubt {
+            None => self.rules_in_doubt(segment, inward, ahead)?,
+            Some(_) => None,
+        };
+        let before = before.or_else(|| {
+            Some((self.node.clone(), self.schedulers.clone())).filter(|_| rules.is_some())
+        });
         let found = self.entry_of(segment, inward);
         let mut decision = self.run_packet(segment, inward, seen);
-        if let (Some(doubt), Some((node, schedulers))) = (doubt, before)
+        if let Some((node, schedulers)) = before
             && !matches!(compare(&decision, seen), Match::Yes)
             && !matches!(seen, Seen::TooEarly)
         {
             let undo = std::mem::replace(&mut self.node, node);
             let undo_schedulers = std::mem::replace(&mut self.schedulers, schedulers);
-            self.flip(&doubt);
+            match (&doubt, &rules) {
+                (Some(doubt), _) => self.flip(doubt),
+                (None, Some(rules)) => self.rules_ahead(rules),
+                (None, None) => {}
+            }
             let other = self.run_packet(segment, inward, seen);
             if matches!(compare(&other, seen), Match::Yes) {
-                self.report
-                    .not_checked("death of an entry inside the timer granule");
-                let (at, armed, ticks) = (self.now, doubt.armed.at, doubt.armed.ticks);
-                self.learn(Evidence::Fired {
-                    armed,
-                    ticks,
-                    at,
-                    fired: doubt.alive,
-                });
+                if let Some(doubt) = doubt {
+                    self.report
+                        .not_checked("death of an entry inside the timer granule");
+                    let (at, armed, ticks) = (self.now, doubt.armed.at, doubt.armed.ticks);
+                    self.learn(Evidence::Fired {
+                        armed,
+                        ticks,
+                        at,
+                        fired: doubt.alive,
+                    });
+                } else {
+                    self.report.not_checked(
+                        "moment of a change of the rules, which the next listing shows",
+                    );
+                }
                 decision = other;
             } else {
                 self.node = undo;
@@ -291,7 +321,45 @@ impl<'a> Replay<'a> {
         }
         let decision = self.collector(segment, inward, seen, decision);
         self.remember(segment, &decision, found);
-        decision
+        Ok(decision)
+    }
+
+    /// Real servers of the next listing may get packets before it.
+    fn meet_servers(&mut self, ahead: &mut Ahead) -> Result<(), ReadError> {
+        let now = Stamp(self.origin.0.saturating_add(self.now.0));
+        if let Some((at, block)) = ahead.rules_after(now, LISTING_MAX)?
+            && at != self.met
+        {
+            self.met = at;
+            for end in Self::listed_servers(block) {
+                self.servers.insert(end);
+            }
+        }
+        Ok(())
+    }
+
+    /// The state of the rules that the next listing shows, if it may already hold for this packet: nobody sees when
+    /// between two listings a rule changes.
+    fn rules_in_doubt(
+        &self,
+        segment: &Segment,
+        inward: bool,
+        ahead: &mut Ahead,
+    ) -> Result<Option<RulesBlock>, ReadError> {
+        let at = Stamp(self.origin.0.saturating_add(self.now.0));
+        let Some((_, block)) = ahead.rules_after(at, LISTING_MAX)?.filter(|_| inward) else {
+            return Ok(None);
+        };
+        let opens = segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK);
+        let touched = opens
+            || self
+                .entry_of(segment, inward)
+                .is_none_or(|(_, dest)| Self::listed_servers(block).all(|end| end != dest));
+        let key = ServiceKey {
+            proto: segment.tuple.proto,
+            addr: segment.tuple.dst,
+        };
+        Ok((touched && self.differs(block, key)).then(|| block.clone()))
     }
 
     /// The entry that a packet would follow, by its client's tuple.

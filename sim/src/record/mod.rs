@@ -415,7 +415,7 @@ impl<'c> Rounds<'c> {
         let (control, selection) = (self.control, self.selection);
         let everything = selection.is_everything();
         let wants = |line: &[u8]| selection.wants_conn(line);
-        let wanted: Option<&dyn Fn(&[u8]) -> bool> = (!everything).then_some(&wants);
+        let wanted: Option<table::Wanted<'_>> = (!everything).then_some(&wants);
         let listed = table::list(
             &self.proc.file("net/ip_vs_conn"),
             &mut self.ipvs,
@@ -439,7 +439,7 @@ impl<'c> Rounds<'c> {
                 Source::Netlink(netlink) => netlink.list(log, selection, control)?,
                 Source::File(path) => {
                     let wants = |line: &[u8]| selection.wants_conntrack(line);
-                    let wanted: Option<&dyn Fn(&[u8]) -> bool> = (!everything).then_some(&wants);
+                    let wanted: Option<table::Wanted<'_>> = (!everything).then_some(&wants);
                     table::list(path, log, wanted, control, |_| {})?
                 }
             };

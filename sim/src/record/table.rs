@@ -15,6 +15,9 @@ use super::{RecordError, clock};
 use crate::capture::Stamp;
 use crate::capture::blocks::INCOMPLETE;
 
+/// Whether a line of a table is to be kept.
+pub type Wanted<'a> = &'a dyn Fn(&[u8]) -> bool;
+
 /// Room for a read. The kernel fills a page of it; a test's file fills it.
 const ROOM: usize = 1 << 18;
 /// In so short a time next to nothing comes or goes.
@@ -43,7 +46,7 @@ pub struct Listed {
 pub fn list(
     path: &Path,
     log: &mut Log<'_>,
-    wanted: Option<&dyn Fn(&[u8]) -> bool>,
+    wanted: Option<Wanted<'_>>,
     control: &Control,
     before: impl FnOnce(Stamp),
 ) -> Result<Listed, RecordError> {
@@ -100,7 +103,7 @@ pub fn list(
 
 /// Passes on the lines that are wanted, whatever the pieces that they come in.
 struct LineFilter<'w> {
-    wanted: Option<&'w dyn Fn(&[u8]) -> bool>,
+    wanted: Option<Wanted<'w>>,
     /// A line whose end has not come yet.
     rest: Vec<u8>,
     rows: u64,
@@ -108,7 +111,7 @@ struct LineFilter<'w> {
 }
 
 impl<'w> LineFilter<'w> {
-    const fn new(wanted: Option<&'w dyn Fn(&[u8]) -> bool>) -> Self {
+    const fn new(wanted: Option<Wanted<'w>>) -> Self {
         Self {
             wanted,
             rest: Vec::new(),
