@@ -117,12 +117,13 @@ impl Ahead {
             }))
     }
 
-    /// Finds and takes what the node did with `entered`. `inward`: it came from the client's side.
+    /// Finds and takes what the node did with `entered`. `inward`: it came from the client's side. `local`: the node itself
+    /// may answer it.
     pub(super) fn exit_of(
         &mut self,
         entered: &Packet,
         segment: &Segment,
-        inward: bool,
+        (inward, local): (bool, bool),
         is_server: impl Fn(Endpoint) -> bool,
     ) -> Result<Seen, ReadError> {
         let until = Stamp(entered.at.0.saturating_add(TRANSIT_MAX.0));
@@ -140,7 +141,7 @@ impl Ahead {
             if self.taken.contains(&packet.number) {
                 continue;
             }
-            let seen = fate(entered, segment, packet, inward, &is_server);
+            let seen = fate(entered, segment, packet, (inward, local), &is_server);
             if seen != Seen::Nothing {
                 fitting += 1;
                 first = first.or(Some((packet.number, packet.at, seen)));
@@ -175,14 +176,14 @@ fn fate(
     entered: &Packet,
     segment: &Segment,
     packet: &Packet,
-    inward: bool,
+    (inward, local): (bool, bool),
     is_server: impl Fn(Endpoint) -> bool,
 ) -> Seen {
     match &packet.content {
         Content::Segment { segment: left, .. } => {
             if is_exit(entered, segment, packet, left, inward, &is_server) {
                 Seen::Left(*left)
-            } else if inward && is_answer(segment, left) {
+            } else if local && is_answer(segment, left) {
                 Seen::Reset(*left)
             } else {
                 Seen::Nothing

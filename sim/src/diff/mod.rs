@@ -5,6 +5,7 @@
 //! model takes over what the node shows, so that one fault is reported once.
 
 mod ahead;
+pub mod coverage;
 mod phase;
 mod replay;
 pub mod report;
@@ -42,6 +43,24 @@ pub fn diff(capture: &Capture) -> Result<Report, ReadError> {
     {
         explain(capture, &setup, clock, &mut report)?;
     }
+    report.skipped.absorb(&capture.skipped);
+    Ok(report)
+}
+
+/// Compares one of many recordings of the lab, and counts which cells of which tables it exercised. No explanation is
+/// searched for. `nat`: the node has a nat table.
+///
+/// # Errors
+/// If the capture cannot be read, or holds nothing.
+pub fn survey(capture: &Capture, nat: bool) -> Result<Report, ReadError> {
+    let Some(first) = capture.events()?.next_event()? else {
+        let file = std::sync::Arc::from("packets.pcap");
+        let reason = "the capture holds nothing";
+        return Err(ReadError::new(&file, crate::capture::Place::File, reason));
+    };
+    let mut setup = Setup::of(capture, first.at)?;
+    (setup.nat, setup.coverage) = (nat, true);
+    let (_, mut report) = fit_grid(capture, &setup)?;
     report.skipped.absorb(&capture.skipped);
     Ok(report)
 }

@@ -120,6 +120,8 @@ pub(super) struct Replay<'a> {
     /// Addresses that are or were real servers.
     pub servers: BTreeSet<Endpoint>,
     vips: BTreeSet<Ipv4Addr>,
+    /// Addresses by which the node masquerades: its own.
+    own: BTreeSet<Ipv4Addr>,
     /// Clients' tuples whose conntrack or IPVS entry was taken from a listing: not all of it is known.
     pub adopted: BTreeSet<Tuple>,
     /// Clients' tuples that diverged since the last listing of each table: what follows is not a new fault.
@@ -145,12 +147,16 @@ impl<'a> Replay<'a> {
             setup,
             node: Node::new(setup.node_config(clock)),
             clock,
-            report: Report::default(),
+            report: Report {
+                coverage: setup.coverage.then(BTreeMap::new),
+                ..Report::default()
+            },
             evidence: Vec::new(),
             armed: BTreeMap::new(),
             told: Vec::new(),
             servers: BTreeSet::new(),
             vips: BTreeSet::new(),
+            own: BTreeSet::new(),
             adopted: BTreeSet::new(),
             spoilt: [BTreeSet::new(), BTreeSet::new()],
             schedulers: BTreeMap::new(),
@@ -246,7 +252,10 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         let servers = &self.servers;
-        let seen = ahead.exit_of(packet, &segment, inward, |end| servers.contains(&end))?;
+        let local = inward || self.own.contains(&dst.ip);
+        let seen = ahead.exit_of(packet, &segment, (inward, local), |end| {
+            servers.contains(&end)
+        })?;
         let decision = self.decide(&segment, inward, seen);
         self.judge(event, &segment, inward, &decision, seen);
         Ok(())
@@ -256,6 +265,7 @@ impl<'a> Replay<'a> {
     fn decide(&mut self, segment: &Segment, inward: bool, seen: Seen) -> Decision {
         self.node.advance(self.now);
         let doubt = self.doubt(segment, inward);
+        let met = self.met(segment, inward);
         let before = doubt.map(|_| (self.node.clone(), self.schedulers.clone()));
         let found = self.entry_of(segment, inward);
         let mut decision = self.run_packet(segment, inward, seen);
@@ -285,6 +295,7 @@ impl<'a> Replay<'a> {
         }
         let decision = self.collector(segment, inward, seen, decision);
         self.remember(segment, &decision, found);
+        self.cover(met, segment, &decision);
         decision
     }
 
@@ -419,6 +430,11 @@ impl<'a> Replay<'a> {
         };
         let mut drawn = Drawn::of(seen);
         let policy = drawn.policy(segment, inward, self.setup.null_binding());
+        if let SourceNat::Masquerade { ip, .. } = policy
+            && self.own.insert(ip)
+        {
+            self.node.add_local(ip);
+        }
         self.node.set_source_nat(policy);
         let possible = self.schedulers.get(&key).filter(|_| inward).cloned();
         let Some(possible) = possible else {

@@ -34,6 +34,8 @@ pub(super) struct Setup {
     pub tracking: bool,
     /// The node has a nat table, if only an empty one: source ports that collide are changed.
     pub nat: bool,
+    /// Count which cells of the tables are exercised.
+    pub coverage: bool,
 }
 
 impl Setup {
@@ -59,6 +61,7 @@ impl Setup {
                 .map(|boot| origin.since(boot)),
             tolerance_ms: (manifest.snapshot_tolerance_s * 1_000.0) as u64,
             nat: true,
+            coverage: false,
             tracking: sysctls.vs.conntrack || capture.files.conntrack.is_some(),
         })
     }
@@ -81,6 +84,7 @@ impl Setup {
             tolerance_ms: 1_100,
             tracking: true,
             nat: true,
+            coverage: false,
         }
     }
 
