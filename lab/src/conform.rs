@@ -141,7 +141,9 @@ impl Conform {
         let started = Instant::now();
         let done: BTreeSet<u64> = read_log(&self.log)?
             .iter()
-            .filter(|line| line.kernel == kernel.release && line.steps == self.steps && line.set == self.set)
+            .filter(|line| {
+                line.kernel == kernel.release && line.steps == self.steps && line.set == self.set
+            })
             .map(|line| line.seed)
             .collect();
         let file = OpenOptions::new().create(true).append(true).open(&self.log);
@@ -150,14 +152,20 @@ impl Conform {
             if done.contains(&seed) {
                 continue;
             }
-            if self.minutes.is_some_and(|m| started.elapsed() >= Duration::from_secs(60 * m)) {
+            if self
+                .minutes
+                .is_some_and(|m| started.elapsed() >= Duration::from_secs(60 * m))
+            {
                 break;
             }
             let line = self.seed(&kernel, seed)?;
             serde_json::to_writer(&mut log, &line)?;
             log.write_all(b"\n")?;
             if !line.divergences.is_empty() || line.failed.is_some() {
-                println!("seed {seed} ({}): {:?} {:?}", line.config, line.divergences, line.failed);
+                println!(
+                    "seed {seed} ({}): {:?} {:?}",
+                    line.config, line.divergences, line.failed
+                );
                 if self.first {
                     bail!("seed {seed} diverges");
                 }
@@ -171,7 +179,11 @@ impl Conform {
     fn seed(&self, kernel: &Kernel, seed: u64) -> Result<Line> {
         let config: PacketConfig = crate::cli::apply(&draw_config(seed), &self.set)?;
         config.check()?;
-        let set = self.set.iter().map(|set| format!(" --set {set}")).collect::<String>();
+        let set = self
+            .set
+            .iter()
+            .map(|set| format!(" --set {set}"))
+            .collect::<String>();
         let recording = Recording {
             kernel,
             config,
@@ -207,7 +219,8 @@ impl Conform {
                 return Ok(line);
             }
         };
-        let named = |(class, count): (&ipvs_sim::diff::Class, &u64)| (class.name().to_owned(), *count);
+        let named =
+            |(class, count): (&ipvs_sim::diff::Class, &u64)| (class.name().to_owned(), *count);
         line.divergences = report.by_class.iter().map(named).collect();
         let counted = |(why, count): (&&'static str, &u64)| ((*why).to_owned(), *count);
         line.not_checked = report.not_checked.iter().map(counted).collect();

@@ -19,7 +19,7 @@ const DEL_SERVICE: u8 = 3;
 const NEW_DEST: u8 = 5;
 const SET_DEST: u8 = 6;
 const DEL_DEST: u8 = 7;
-const SET_CONFIG: u8 = 13;
+const SET_CONFIG: u8 = 12;
 
 const ACKNOWLEDGE: u16 = 1 | 4;
 const NESTED: u16 = 0x8000;
@@ -59,7 +59,9 @@ impl Rules {
                 let family = u16::from_ne_bytes([*a, *b]);
                 return Ok(Self { socket, family });
             }
-            rest = rest.get(length.max(4).next_multiple_of(4)..).unwrap_or_default();
+            rest = rest
+                .get(length.max(4).next_multiple_of(4)..)
+                .unwrap_or_default();
         }
         bail!("the kernel has no IPVS")
     }
@@ -70,7 +72,13 @@ impl Rules {
     /// If the arguments are not understood, or the kernel refuses.
     pub fn run(&self, arguments: &str) -> Result<()> {
         let command = parse(arguments).with_context(|| format!("`ipvsadm {arguments}`"))?;
-        let answer = ask(&self.socket, self.family, ACKNOWLEDGE, command.what, &command.attributes)?;
+        let answer = ask(
+            &self.socket,
+            self.family,
+            ACKNOWLEDGE,
+            command.what,
+            &command.attributes,
+        )?;
         match answer.get(16..20) {
             Some([0, 0, 0, 0]) => Ok(()),
             Some(code) => {
@@ -93,7 +101,8 @@ fn ask(socket: &OwnedFd, family: u16, flags: u16, command: u8, body: &[u8]) -> R
     message.extend(body);
     send(socket, &message, SendFlags::empty()).context("netlink does not take the request")?;
     let mut answer = vec![0; 8192];
-    let (length, _) = recv(socket, &mut answer[..], RecvFlags::empty()).context("no answer of netlink")?;
+    let (length, _) =
+        recv(socket, &mut answer[..], RecvFlags::empty()).context("no answer of netlink")?;
     answer.truncate(length);
     Ok(answer)
 }
@@ -123,7 +132,10 @@ fn parse(arguments: &str) -> Result<Command> {
             let seconds: u32 = words.next().context("--set needs three numbers")?.parse()?;
             attributes.extend(attribute(kind, &seconds.to_ne_bytes()));
         }
-        return Ok(Command { what: SET_CONFIG, attributes });
+        return Ok(Command {
+            what: SET_CONFIG,
+            attributes,
+        });
     }
     let what = match verb {
         "-A" => NEW_SERVICE,
@@ -136,7 +148,11 @@ fn parse(arguments: &str) -> Result<Command> {
     let (mut service, mut extra, mut dest) = (Vec::new(), ServiceOptions::default(), Vec::new());
     let mut weight = 1_u32;
     while let Some(option) = words.next() {
-        let mut value = || words.next().with_context(|| format!("{option} needs a value"));
+        let mut value = || {
+            words
+                .next()
+                .with_context(|| format!("{option} needs a value"))
+        };
         match option {
             "-t" | "-u" => {
                 let at: SocketAddrV4 = value()?.parse()?;

@@ -42,7 +42,8 @@ impl Shrink {
     /// Runs until nothing can be left out.
     pub fn run(self) -> Result<()> {
         let kernel = Kernel::find(&self.which.kernel, self.which.hz)?;
-        let text = std::fs::read_to_string(self.kept.join("config.toml")).context("no config.toml")?;
+        let text =
+            std::fs::read_to_string(self.kept.join("config.toml")).context("no config.toml")?;
         let config: PacketConfig = toml::from_str(&text).context("config.toml")?;
         let steps = read_script(&self.kept.join("steps.jsonl"))?;
         let recording = Recording {
@@ -65,7 +66,9 @@ impl Shrink {
             None => true,
         };
         let Some(first) = report.divergences.iter().find(|d| wanted(&d.class)) else {
-            bail!("the script by itself does not diverge: it depends on something random, or was fixed");
+            bail!(
+                "the script by itself does not diverge: it depends on something random, or was fixed"
+            );
         };
         shrinking.class = first.class;
         let steps = shrinking.reduce(steps)?;
@@ -86,7 +89,12 @@ impl Shrink {
         );
         shrinking.recording.record(&self.out, Some(&script))?;
         let report = shrinking.recording.compare(&self.out)?;
-        println!("{} steps in {}\n{}", steps.len(), self.out.display(), report.text(1));
+        println!(
+            "{} steps in {}\n{}",
+            steps.len(),
+            self.out.display(),
+            report.text(1)
+        );
         Ok(())
     }
 }
@@ -106,7 +114,8 @@ impl Shrinking<'_> {
         }
         self.left -= 1;
         let class = self.class;
-        self.try_steps(steps).is_ok_and(|report| report.by_class.contains_key(&class))
+        self.try_steps(steps)
+            .is_ok_and(|report| report.by_class.contains_key(&class))
     }
 
     /// Cuts the end, then leaves out ever smaller pieces; the time that they took stays.
@@ -170,14 +179,20 @@ fn without(steps: &[Step], from: usize, to: usize, hold_time: bool) -> Vec<Step>
     }
     left.append(&mut rest);
     // A service must be there, or the listing has nothing.
-    let rules = left.iter().filter(|step| matches!(&step.action, Action::Ipvsadm { .. }));
+    let rules = left
+        .iter()
+        .filter(|step| matches!(&step.action, Action::Ipvsadm { .. }));
     let verbs: BTreeSet<_> = rules
         .filter_map(|step| match &step.action {
             Action::Ipvsadm { arguments } => arguments.split_whitespace().next(),
             _ => None,
         })
         .collect();
-    if verbs.contains("-A") { left } else { Vec::new() }
+    if verbs.contains("-A") {
+        left
+    } else {
+        Vec::new()
+    }
 }
 
 fn write_script(path: &Path, steps: &[Step]) -> Result<()> {

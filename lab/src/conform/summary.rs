@@ -29,7 +29,13 @@ pub fn text(lines: &[Line], tables: bool) -> String {
         }
         sum.seeds += 1;
         sum.diverging += u64::from(!line.divergences.is_empty());
-        let new = [line.steps.into(), line.packets, line.verdicts, line.listings, line.entries];
+        let new = [
+            line.steps.into(),
+            line.packets,
+            line.verdicts,
+            line.listings,
+            line.entries,
+        ];
         for (sum, new) in sum.counts.iter_mut().zip(new) {
             *sum += new;
         }
@@ -56,8 +62,16 @@ pub fn text(lines: &[Line], tables: bool) -> String {
         );
     }
     for (kernel, sum) in &kernels {
-        list(&mut out, &format!("{kernel}: divergences"), &sum.divergences);
-        list(&mut out, &format!("{kernel}: not checked"), &sum.not_checked);
+        list(
+            &mut out,
+            &format!("{kernel}: divergences"),
+            &sum.divergences,
+        );
+        list(
+            &mut out,
+            &format!("{kernel}: not checked"),
+            &sum.not_checked,
+        );
     }
     if tables {
         coverage(&mut out, &kernels);
@@ -78,8 +92,13 @@ fn list(out: &mut String, title: &str, counts: &BTreeMap<&str, u64>) {
 /// Transition tables cell by cell, the other cells as lists; the counts of the kernels stand side by side.
 fn coverage(out: &mut String, kernels: &BTreeMap<&str, Sum>) {
     let count = |cell: &str| {
-        let counts = kernels.values().map(|sum| sum.coverage.get(cell).copied().unwrap_or(0));
-        counts.map(|n| n.to_string()).collect::<Vec<_>>().join(" / ")
+        let counts = kernels
+            .values()
+            .map(|sum| sum.coverage.get(cell).copied().unwrap_or(0));
+        counts
+            .map(|n| n.to_string())
+            .collect::<Vec<_>>()
+            .join(" / ")
     };
     let names = kernels.keys().copied().collect::<Vec<_>>().join(" / ");
     let _ = writeln!(out, "\nCoverage, as packets on {names}.");
@@ -88,30 +107,50 @@ fn coverage(out: &mut String, kernels: &BTreeMap<&str, Sum>) {
     let cells = all_cells();
     for cell in &cells {
         let mut parts = cell.rsplitn(3, '/');
-        let (Some(state), Some(class), Some(table)) = (parts.next(), parts.next(), parts.next()) else {
+        let (Some(state), Some(class), Some(table)) = (parts.next(), parts.next(), parts.next())
+        else {
             continue;
         };
         if !order.contains(&table.to_owned()) {
             order.push(table.to_owned());
         }
-        let somewhere = kernels.values().any(|sum| sum.coverage.contains_key(cell.as_str()));
+        let somewhere = kernels
+            .values()
+            .any(|sum| sum.coverage.contains_key(cell.as_str()));
         reached += usize::from(somewhere);
         let row = tables.entry(table.to_owned()).or_default();
-        row.entry(class.to_owned()).or_default().push((state.to_owned(), count(cell)));
+        row.entry(class.to_owned())
+            .or_default()
+            .push((state.to_owned(), count(cell)));
     }
-    let _ = writeln!(out, "{reached} of {} cells of the transition tables were exercised.", cells.len());
+    let _ = writeln!(
+        out,
+        "{reached} of {} cells of the transition tables were exercised.",
+        cells.len()
+    );
     for table in order {
         let rows = &tables[&table];
         let _ = writeln!(out, "\n`{table}`\n");
         let first = rows.values().next().into_iter().flatten();
         let heads = first.map(|(state, _)| state.as_str()).collect::<Vec<_>>();
-        let _ = writeln!(out, "| | {} |\n|---{}|", heads.join(" | "), "|---".repeat(heads.len()));
+        let _ = writeln!(
+            out,
+            "| | {} |\n|---{}|",
+            heads.join(" | "),
+            "|---".repeat(heads.len())
+        );
         for (class, cells) in rows {
-            let cells = cells.iter().map(|(_, count)| count.as_str()).collect::<Vec<_>>();
+            let cells = cells
+                .iter()
+                .map(|(_, count)| count.as_str())
+                .collect::<Vec<_>>();
             let _ = writeln!(out, "| {class} | {} |", cells.join(" | "));
         }
     }
-    let mut others = kernels.values().flat_map(|sum| sum.coverage.keys().copied()).collect::<Vec<_>>();
+    let mut others = kernels
+        .values()
+        .flat_map(|sum| sum.coverage.keys().copied())
+        .collect::<Vec<_>>();
     others.retain(|cell| !cell.starts_with("ipvs/") && !cell.starts_with("conntrack/"));
     others.sort_unstable();
     others.dedup();

@@ -90,7 +90,10 @@ impl Replay<'_> {
             Some((dir, entry.tcp().map(|tcp| tcp.state)))
         });
         Some(Met {
-            states: table.iter().map(|(id, entry)| (id, entry.state())).collect(),
+            states: table
+                .iter()
+                .map(|(id, entry)| (id, entry.state()))
+                .collect(),
             found,
             ct,
         })
@@ -110,10 +113,21 @@ impl Replay<'_> {
                 }
                 _ => State::No,
             };
-            let table = if vs.secure_tcp == 3 { "secure" } else { "plain" };
-            let direction = if rule == IpvsRule::Translated { "output" } else { "input" };
+            let table = if vs.secure_tcp == 3 {
+                "secure"
+            } else {
+                "plain"
+            };
+            let direction = if rule == IpvsRule::Translated {
+                "output"
+            } else {
+                "input"
+            };
             let class = class_name(Class::of(segment.flags));
-            cells.push(format!("ipvs/{table}/{direction}/{class}/{}", before.name()));
+            cells.push(format!(
+                "ipvs/{table}/{direction}/{class}/{}",
+                before.name()
+            ));
         }
         if let (Some((state, server)), Rule::Ipvs(rule)) = (met.found, decision.rule)
             && (segment.flags.has(Flags::SYN) || server == "deleted")
@@ -160,7 +174,11 @@ fn conntrack_cells(met: &Met, segment: &Segment, decision: &Decision, cells: &mu
         let fresh_cell = if fresh { none } else { None };
         for (dir, state) in met.ct.into_iter().chain(fresh_cell) {
             if let Some(state) = state {
-                cells.push(format!("conntrack/{}/{class}/{}", dir_name(dir), state.name()));
+                cells.push(format!(
+                    "conntrack/{}/{class}/{}",
+                    dir_name(dir),
+                    state.name()
+                ));
             }
         }
     }

@@ -154,7 +154,7 @@ fn run(
     setup: &Setup,
     clock: Clock,
 ) -> Result<(Report, Vec<phase::Evidence>), ReadError> {
-    let mut ahead = Ahead::new(capture.events()?);
+    let mut ahead = Ahead::new(capture.events()?, capture.manifest.transit);
     let mut replay = Replay::new(setup, clock);
     replay.run(&mut ahead)?;
     let mut report = replay.report;

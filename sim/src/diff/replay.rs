@@ -256,16 +256,61 @@ impl<'a> Replay<'a> {
         let seen = ahead.exit_of(packet, &segment, (inward, local), |end| {
             servers.contains(&end)
         })?;
-        let decision = self.decide(&segment, inward, seen);
+        let met = self.met(&segment, inward);
+        let decision = self.decide_in_crowd(event, &segment, inward, seen, ahead)?;
+        self.cover(met, &segment, &decision);
         self.judge(event, &segment, inward, &decision, seen);
         Ok(())
+    }
+
+    /// Runs the model. A full conntrack table sacrifices an entry if its search meets one that is not assured; where it
+    /// searches depends on the node's hash seed, so the next listing tells which one it was, if any.
+    fn decide_in_crowd(
+        &mut self,
+        event: &Event,
+        segment: &Segment,
+        inward: bool,
+        seen: Seen,
+        ahead: &mut Ahead,
+    ) -> Result<Decision, ReadError> {
+        self.node.advance(self.now);
+        if self.node.ct.count() < self.setup.sysctls.ct.max.saturating_sub(1) {
+            return Ok(self.decide(segment, inward, seen));
+        }
+        let before = (self.node.clone(), self.schedulers.clone());
+        let told = (self.armed.clone(), self.told.clone());
+        let decision = self.decide(segment, inward, seen);
+        let full = decision.rule == Rule::Conntrack(CtRule::TableFull);
+        if !full && matches!(compare(&decision, seen), Match::Yes) {
+            return Ok(decision);
+        }
+        let Some(listed) = ahead.listed_next(event.at)? else {
+            return Ok(decision);
+        };
+        let now = self.jiffies();
+        let victims = before.0.ct.iter().filter(|(_, entry)| {
+            let given = entry.status.has(Status::CONFIRMED) && !entry.status.has(Status::ASSURED);
+            given && !entry.is_expired(now) && !listed.contains(&entry.orig)
+        });
+        let victims = victims.map(|(_, entry)| entry.orig).collect::<Vec<_>>();
+        if victims.is_empty() {
+            return Ok(decision);
+        }
+        (self.node, self.schedulers) = before;
+        (self.armed, self.told) = told;
+        for victim in victims {
+            self.node.ct.delete_tuple(now, &victim);
+        }
+        self.report.not_checked(
+            "entry that a full conntrack table sacrificed: the node's hash seed chose it",
+        );
+        Ok(self.decide(segment, inward, seen))
     }
 
     /// Runs the model. Where it is in doubt about something that no capture shows, what the node did decides.
     fn decide(&mut self, segment: &Segment, inward: bool, seen: Seen) -> Decision {
         self.node.advance(self.now);
         let doubt = self.doubt(segment, inward);
-        let met = self.met(segment, inward);
         let before = doubt.map(|_| (self.node.clone(), self.schedulers.clone()));
         let found = self.entry_of(segment, inward);
         let mut decision = self.run_packet(segment, inward, seen);
@@ -295,7 +340,6 @@ impl<'a> Replay<'a> {
         }
         let decision = self.collector(segment, inward, seen, decision);
         self.remember(segment, &decision, found);
-        self.cover(met, segment, &decision);
         decision
     }
 
@@ -350,9 +394,14 @@ impl<'a> Replay<'a> {
         })
     }
 
-    /// Remembers until when the conntrack entries live.
-    pub(super) fn note_tracked(&mut self) {
-        let (now, round) = (self.jiffies(), self.clock.ticks(COLLECTOR_MAX_S));
+    /// Remembers until when the conntrack entries live. After a whole listing no expired one is left.
+    pub(super) fn note_tracked(&mut self, listed: bool) {
+        let now = self.jiffies();
+        let round = if listed {
+            0
+        } else {
+            self.clock.ticks(COLLECTOR_MAX_S)
+        };
         self.tracked.retain(|_, deadline| *deadline + round > now);
         let entries = self
             .node

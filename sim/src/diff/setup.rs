@@ -49,7 +49,9 @@ impl Setup {
         };
         let behaviours = kernel.behaviours();
         let file = Arc::from("manifest.toml");
-        let sysctls = manifest.sysctls(&file)?;
+        let mut sysctls = manifest.sysctls(&file)?;
+        // Which entry a full table sacrifices depends on the node's hash seed: the comparison decides, not the model.
+        sysctls.ct.buckets = u32::MAX;
         Ok(Self {
             behaviours,
             sysctls,

@@ -359,7 +359,12 @@ impl Replay<'_> {
                 self.ct_extra(event, tuple, ahead)?;
             }
         }
-        self.note_tracked();
+        if table.complete {
+            // Whoever lists the table deletes what has expired (`ct_seq_show`, `ctnetlink_dump_table`).
+            let now = self.jiffies();
+            self.node.ct.delete_expired(now);
+        }
+        self.note_tracked(table.complete);
         self.spoilt[CT].clear();
         self.take_over[CT] = false;
         self.listed[CT] = true;
