@@ -9,6 +9,7 @@ mod summary;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -125,7 +126,14 @@ impl Recording<'_> {
     /// Compares a recording with the model.
     fn compare(&self, directory: &Path) -> Result<Report> {
         let capture = Capture::open(directory)?;
-        Ok(survey(&capture, self.config.masquerade != Masquerade::Off)?)
+        // The kernel tracks for whoever asks: a rule that matches on conntrack, or a nat table.
+        let nat = self.config.masquerade != Masquerade::Off;
+        let tracking = nat || self.config.track;
+        let run = AssertUnwindSafe(|| survey(&capture, nat, tracking));
+        match catch_unwind(run) {
+            Ok(report) => Ok(report?),
+            Err(_) => bail!("the model panicked"),
+        }
     }
 }
 

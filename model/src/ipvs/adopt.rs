@@ -8,6 +8,7 @@ use super::service::{DestId, ServiceKey};
 use super::state::State;
 use super::table::{self, EntryId};
 use super::{Ipvs, Jiffies};
+use crate::index::NONE;
 use crate::segment::{Endpoint, Proto, Tuple};
 use crate::time::Instant;
 
@@ -88,7 +89,7 @@ impl Ipvs {
         id
     }
 
-    /// Runs an entry's timer callback now, whatever its deadline.
+    /// Takes an entry out as its timer does, whatever its deadline. Connections of a template become free of it.
     pub fn expire_entry(
         &mut self,
         now: Instant,
@@ -96,6 +97,13 @@ impl Ipvs {
         drop_conntrack: &mut impl FnMut(Jiffies, &Tuple),
     ) {
         let jiffies = self.clock.jiffies(now);
+        if self.table.get(id).n_control > 0 {
+            let mine = |(_, entry): &(EntryId, &table::Entry)| entry.control == id.0;
+            let controlled = self.table.iter().filter(mine).map(|(id, _)| id);
+            for controlled in controlled.collect::<Vec<_>>() {
+                self.table.get_mut(controlled).control = NONE;
+            }
+        }
         self.destroy(jiffies, id, drop_conntrack);
     }
 

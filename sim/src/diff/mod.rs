@@ -48,18 +48,18 @@ pub fn diff(capture: &Capture) -> Result<Report, ReadError> {
 }
 
 /// Compares one of many recordings of the lab, and counts which cells of which tables it exercised. No explanation is
-/// searched for. `nat`: the node has a nat table.
+/// searched for. `nat`: the node has a nat table. `tracking`: something on the node tracks connections.
 ///
 /// # Errors
 /// If the capture cannot be read, or holds nothing.
-pub fn survey(capture: &Capture, nat: bool) -> Result<Report, ReadError> {
+pub fn survey(capture: &Capture, nat: bool, tracking: bool) -> Result<Report, ReadError> {
     let Some(first) = capture.events()?.next_event()? else {
         let file = std::sync::Arc::from("packets.pcap");
         let reason = "the capture holds nothing";
         return Err(ReadError::new(&file, crate::capture::Place::File, reason));
     };
     let mut setup = Setup::of(capture, first.at)?;
-    (setup.nat, setup.coverage) = (nat, true);
+    (setup.nat, setup.tracking, setup.coverage) = (nat, tracking, true);
     let (_, mut report) = fit_grid(capture, &setup)?;
     report.skipped.absorb(&capture.skipped);
     Ok(report)
@@ -91,7 +91,8 @@ fn compare(capture: &Capture) -> Result<(Option<Setup>, Option<Clock>, Report), 
 }
 
 /// Runs with one grid of ticks after the other until what was seen of timers agrees with it, and with or without
-/// a nat table, which no capture mentions.
+/// a nat table, and with or without anything that tracks connections (vs.conntrack by itself does not): no capture
+/// mentions either.
 fn fit(capture: &Capture, setup: &mut Setup) -> Result<(Clock, Report), ReadError> {
     let mut best = fit_grid(capture, setup)?;
     if best.1.divergence_count() > 0 {
@@ -105,6 +106,17 @@ fn fit(capture: &Capture, setup: &mut Setup) -> Result<(Clock, Report), ReadErro
                 "this node has no nat table: where source ports collide it drops instead of choosing others"
                     .to_owned(),
             );
+        }
+    }
+    if best.1.divergence_count() > 0 && setup.tracking {
+        let mut other = setup.clone();
+        (other.nat, other.tracking) = (false, false);
+        let found = fit_grid(capture, &other)?;
+        if found.1.divergence_count() < best.1.divergence_count() {
+            *setup = other;
+            best = found;
+            let note = "nothing on this node tracks connections: no rule asks for it";
+            best.1.notes.push(note.to_owned());
         }
     }
     Ok(best)

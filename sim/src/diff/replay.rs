@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 
-use ipvs_model::conntrack::{CtRule, SourceNat, Status};
+use ipvs_model::conntrack::{CtEntry, CtRule, SourceNat, Status};
 use ipvs_model::ipvs::Rule as IpvsRule;
 use ipvs_model::ipvs::sched::Scheduler;
 use ipvs_model::ipvs::service::ServiceKey;
@@ -28,6 +28,10 @@ const EVIDENCE_MAX: usize = 20_000;
 /// The longest that an expired conntrack entry waits for the collector: a round of at most a minute, and the
 /// minute's wait before it.
 const COLLECTOR_MAX_S: u64 = 120;
+
+const COLLECTOR: &str = "expired conntrack entry that the collector may or may not have taken";
+const SACRIFICED: &str =
+    "entry that a full conntrack table sacrificed: the node's hash seed chose it";
 
 /// What is remembered of the last packet of an IPVS entry: how its timer was armed.
 #[derive(Clone, Copy, Debug)]
@@ -274,7 +278,8 @@ impl<'a> Replay<'a> {
         ahead: &mut Ahead,
     ) -> Result<Decision, ReadError> {
         self.node.advance(self.now);
-        if self.node.ct.count() < self.setup.sysctls.ct.max.saturating_sub(1) {
+        let max = self.setup.sysctls.ct.max as usize;
+        if self.node.ct.count() as usize + self.tracked.len() / 2 + 1 < max {
             return Ok(self.decide(segment, inward, seen));
         }
         let before = (self.node.clone(), self.schedulers.clone());
@@ -288,22 +293,47 @@ impl<'a> Replay<'a> {
             return Ok(decision);
         };
         let now = self.jiffies();
-        let victims = before.0.ct.iter().filter(|(_, entry)| {
-            let given = entry.status.has(Status::CONFIRMED) && !entry.status.has(Status::ASSURED);
-            given && !entry.is_expired(now) && !listed.contains(&entry.orig)
-        });
-        let victims = victims.map(|(_, entry)| entry.orig).collect::<Vec<_>>();
-        if victims.is_empty() {
+        let alive =
+            |entry: &&CtEntry| entry.status.has(Status::CONFIRMED) && !entry.is_expired(now);
+        let entries = before.0.ct.iter().map(|(_, entry)| entry);
+        let alive = entries.filter(alive).collect::<Vec<_>>();
+        let victims = alive
+            .iter()
+            .filter(|entry| !entry.status.has(Status::ASSURED) && !listed.contains(&entry.orig));
+        let victims = victims.map(|entry| entry.orig).collect::<Vec<_>>();
+        // Expired entries count until the collector comes by or somebody lists the table.
+        let lapsed = self
+            .tracked
+            .values()
+            .filter(|deadline| **deadline <= now)
+            .count()
+            / 2;
+        let may_be_full = lapsed > 0 && alive.len() + lapsed >= max;
+        if victims.is_empty() && !(full || may_be_full && seen == Seen::Nothing) {
+            return Ok(decision);
+        }
+        if full && victims.is_empty() && seen == Seen::Nothing {
             return Ok(decision);
         }
         (self.node, self.schedulers) = before;
         (self.armed, self.told) = told;
-        for victim in victims {
-            self.node.ct.delete_tuple(now, &victim);
+        if !victims.is_empty() {
+            for victim in victims {
+                self.node.ct.delete_tuple(now, &victim);
+            }
+            self.report.not_checked(SACRIFICED);
+        } else if full {
+            self.node.ct.delete_expired(now);
+            self.report.not_checked(COLLECTOR);
+        } else {
+            self.report.not_checked(COLLECTOR);
+            return Ok(Decision {
+                verdict: Verdict::Drop,
+                rule: Rule::Conntrack(CtRule::TableFull),
+                ct: Some(CtRule::TableFull),
+                entry: None,
+            });
         }
-        self.report.not_checked(
-            "entry that a full conntrack table sacrificed: the node's hash seed chose it",
-        );
         Ok(self.decide(segment, inward, seen))
     }
 
@@ -353,7 +383,7 @@ impl<'a> Replay<'a> {
         decision: Decision,
     ) -> Decision {
         let now = self.jiffies();
-        let why = "expired conntrack entry that the collector may or may not have taken";
+        let why = COLLECTOR;
         match (decision.rule, decision.verdict, seen) {
             (Rule::Conntrack(CtRule::Clash), Verdict::Drop, Seen::Left(left)) => {
                 for tuple in [segment.tuple, left.tuple, left.tuple.reversed()] {
