@@ -219,11 +219,17 @@ impl Conform {
             coverage: BTreeMap::new(),
         };
         let directory = tempfile::Builder::new().prefix("ipvs-conform.").tempdir()?;
-        let recorded = recording.record(directory.path(), None);
-        let report = match recorded.and_then(|()| recording.compare(directory.path())) {
+        let name = format!("linux-{}-{}", kernel.release, line.config);
+        if let Err(error) = recording.record(directory.path(), None) {
+            line.failed = Some(format!("{error:#}"));
+            return Ok(line);
+        }
+        let report = match recording.compare(directory.path()) {
             Ok(report) => report,
             Err(error) => {
-                line.failed = Some(format!("{error:#}"));
+                let text = format!("{error:#}");
+                self.keep(&recording, directory.path(), &name, &text)?;
+                line.failed = Some(text);
                 return Ok(line);
             }
         };
@@ -235,14 +241,13 @@ impl Conform {
         (line.packets, line.verdicts) = (report.packets, report.verdicts);
         (line.listings, line.entries) = (report.snapshots, report.entries);
         if report.divergence_count() > 0 {
-            let name = format!("linux-{}-{}", kernel.release, line.config);
-            self.keep(&recording, directory.path(), &name, &report)?;
+            self.keep(&recording, directory.path(), &name, &report.text(20))?;
         }
         line.coverage = report.coverage.unwrap_or_default();
         Ok(line)
     }
 
-    fn keep(&self, recording: &Recording, from: &Path, name: &str, report: &Report) -> Result<()> {
+    fn keep(&self, recording: &Recording, from: &Path, name: &str, report: &str) -> Result<()> {
         let to = self.keep.join(name);
         std::fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
         for entry in std::fs::read_dir(from)? {
@@ -250,7 +255,7 @@ impl Conform {
             std::fs::copy(entry.path(), to.join(entry.file_name()))?;
         }
         std::fs::write(to.join("config.toml"), toml::to_string(&recording.config)?)?;
-        std::fs::write(to.join("report.txt"), report.text(20))?;
+        std::fs::write(to.join("report.txt"), report)?;
         Ok(())
     }
 }

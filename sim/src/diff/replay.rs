@@ -260,6 +260,7 @@ impl<'a> Replay<'a> {
         let seen = ahead.exit_of(packet, &segment, (inward, local), |end| {
             servers.contains(&end)
         })?;
+        self.node.advance(self.now);
         let met = self.met(&segment, inward);
         let decision = self.decide_in_crowd(event, &segment, inward, seen, ahead)?;
         self.cover(met, &segment, &decision);
@@ -277,7 +278,6 @@ impl<'a> Replay<'a> {
         seen: Seen,
         ahead: &mut Ahead,
     ) -> Result<Decision, ReadError> {
-        self.node.advance(self.now);
         let max = self.setup.sysctls.ct.max as usize;
         if self.node.ct.count() as usize + self.tracked.len() / 2 + 1 < max {
             return Ok(self.decide(segment, inward, seen));
