@@ -102,6 +102,10 @@ struct Rollout {
     /// Change a key; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Run this program on the node beside the rollout: its path and arguments in one string, without quoting. It is interrupted
+    /// (SIGINT) at the end; what it prints goes beside the result, as RESULT.with.
+    #[arg(long, value_name = "PROGRAM ARGS")]
+    with: Option<String>,
     /// The file for the result.
     #[arg(long)]
     out: PathBuf,
@@ -201,6 +205,7 @@ impl Rollout {
         let out = self.out.canonicalize()?;
         let task = Task::Rollout {
             spec: Box::new(spec),
+            with: self.with,
             out: out.clone(),
         };
         let job = Job {

@@ -32,6 +32,9 @@ pub enum Task {
     Rollout {
         /// The rollout.
         spec: Box<RolloutSpec>,
+        /// A program to run on the node, with its arguments.
+        #[serde(default)]
+        with: Option<String>,
         /// The file for the result.
         out: PathBuf,
     },

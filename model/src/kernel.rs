@@ -73,7 +73,7 @@ gates! {
         since Some(v(4, 1, 0)), backports [], el7 true, "d752c3645717; read in 4.0.5, 4.1.6, el7";
     /// A SYN on a CLOSE entry is rescheduled too.
     CloseReused "close-reused"
-        since Some(v(4, 6, 0)), backports [], el7 true, "be2cef49904b; read in 4.4.155 (absent), 4.6.2, el7";
+        since Some(v(4, 6, 0)), backports [], el7 true, "read in 4.4.155 (absent), 4.6.2, el7";
     /// A rescheduling SYN is dropped when the entry uses conntrack: the client loses a second.
     ReuseDropsTracked "reuse-drops-tracked"
         since Some(v(4, 6, 0)), backports [v(4, 4, 155)], el7 true, "f719e3754ee2; first 4.4.y release unknown, present in 4.4.155";
@@ -93,6 +93,9 @@ gates! {
     /// An ACK on a fresh entry makes it ESTABLISHED (before: CLOSE), and sloppy_tcp exists.
     AckEstablishes "ack-establishes"
         since Some(v(3, 11, 0)), backports [], el7 false, "read in 3.10.4 (absent), 4.1.6; release from memory";
+    /// Half-open connections count as active; before, only ESTABLISHED ones.
+    HalfOpenActive "half-open-active"
+        since Some(v(4, 8, 0)), backports [], el7 false, "be2cef49904b; read in 3.18.y, 4.4.y (absent), 4.9.227; release from memory, el7 not read";
     /// lc and wlc cost 257 * active + inactive instead of 256 * active + inactive.
     OverheadTotal "overhead-total"
         since None, backports [v(6, 1, 192), v(6, 12, 117)], el7 false, "read in 6.1.192, 6.12.117; absent in 6.19.0; exact releases unknown";

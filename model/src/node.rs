@@ -16,8 +16,9 @@ use crate::ipvs::reuse::CtSeen;
 use crate::ipvs::table::EntryId;
 use crate::ipvs::{self, Inward, Ipvs, Outward};
 use crate::kernel::Behaviours;
-use crate::segment::{Endpoint, Flags, IcmpKind, Proto, Segment};
+use crate::segment::{Endpoint, IcmpKind, Proto, Segment};
 use crate::sysctl::Sysctls;
+use crate::tcp::socket::reset_for;
 use crate::time::{Clock, Instant};
 
 /// What balances on the node.
@@ -193,6 +194,14 @@ impl Node {
         self.ipvs.advance(now, &mut |tick, tuple| {
             ct.delete_tuple(tick, tuple);
         });
+    }
+
+    /// Whether the IPVS tables are sound at `now`; [`Node::advance`] must have run. For tests.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check_invariants(&self, now: Instant) -> Result<(), String> {
+        self.ipvs.check_invariants(now)
     }
 
     /// Lets the timer of an IPVS entry fire now, with what that does to its conntrack twin: for a node whose
@@ -529,20 +538,4 @@ fn iptables_destination(
     } else {
         Rule::Plain
     })
-}
-
-/// The RST that a host sends for a segment to a port where nothing is open (`tcp_v4_send_reset`).
-pub const fn reset_for(seg: &Segment) -> Option<Segment> {
-    if seg.flags.has(Flags::RST) {
-        return None;
-    }
-    let mut answer = Segment::new(seg.tuple.reversed(), Flags::RST);
-    answer.window = 0;
-    if seg.flags.has(Flags::ACK) {
-        answer.seq = seg.ack;
-    } else {
-        answer.flags = Flags::RST.with(Flags::ACK);
-        answer.ack = seg.end_seq();
-    }
-    Some(answer)
 }

@@ -155,6 +155,8 @@ pub struct Clock {
     base: u64,
     phase_ns: u64,
     ns_per_tick: u64,
+    /// 2^64 divided by `ns_per_tick`, rounded down: a multiplication is much faster than a division.
+    ticks_per_2_64_ns: u64,
 }
 
 impl Clock {
@@ -169,12 +171,14 @@ impl Clock {
     /// If `hz` does not divide a second into whole nanoseconds' worth of ticks up to 1000 (0 or above 1000).
     pub const fn new(hz: u32, era: TimerEra, uptime: Span) -> Self {
         assert!(hz > 0 && hz <= 1000, "HZ is 1 to 1000");
+        let ns_per_tick = NANOS_PER_SEC / hz as u64;
         Self {
             hz,
             era,
             base: Self::initial_jiffies(hz),
             phase_ns: uptime.0,
-            ns_per_tick: NANOS_PER_SEC / hz as u64,
+            ns_per_tick,
+            ticks_per_2_64_ns: u64::MAX / ns_per_tick,
         }
     }
 
@@ -189,8 +193,14 @@ impl Clock {
     }
 
     /// The tick counter at `now`.
+    #[inline]
     pub const fn jiffies(&self, now: Instant) -> Jiffies {
-        Jiffies(self.base + (now.0 + self.phase_ns) / self.ns_per_tick)
+        let since_boot = now.0 + self.phase_ns;
+        let product = since_boot as u128 * self.ticks_per_2_64_ns as u128;
+        // The quotient or one less: the divisor's reciprocal was rounded down.
+        let ticks = (product >> 64) as u64;
+        let rest = since_boot - ticks * self.ns_per_tick;
+        Jiffies(self.base + ticks + (rest >= self.ns_per_tick) as u64)
     }
 
     /// The first moment at which the counter shows `tick`; the start of the run for ticks before it.
@@ -295,6 +305,21 @@ mod tests {
                     let fires = clock.fires(expires, ticks);
                     assert!(fires.0 >= now.0 + ticks);
                     assert!(fires.0 <= now.0 + ticks + clock.lateness_max(ticks) + ticks / 256);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ticks_are_whole_divisions() {
+        for hz in [1, 100, 250, 300, 1000] {
+            let clock = Clock::new(hz, TimerEra::Wheel, Span(0));
+            let length = NANOS_PER_SEC / u64::from(hz);
+            let base = Clock::initial_jiffies(hz);
+            for ticks in [0, 1, 7, 1_000_003, (1 << 62) / length, (1 << 63) / length] {
+                for offset in [0, 1, length / 2, length - 1] {
+                    let now = Instant(ticks * length + offset);
+                    assert_eq!(clock.jiffies(now), Jiffies(base + ticks), "{hz} {now}");
                 }
             }
         }

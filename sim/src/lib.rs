@@ -9,5 +9,6 @@ pub mod outcome;
 pub mod cli;
 pub mod diag;
 pub mod output;
+pub mod record;
 pub mod report;
 pub mod scenario;

@@ -124,13 +124,15 @@ pub enum Cause {
     PortsExhausted,
     /// The pod's address belonged to another pod by then.
     AddressReassigned,
+    /// The pod answered past the node, from an address that the client had not called.
+    AnswerPastNode,
     /// None of the above.
     Other,
 }
 
 impl Cause {
     /// How many there are.
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 15;
 
     /// All of them, in the order of [`Cause::index`].
     pub const ALL: [Self; Self::COUNT] = [
@@ -147,6 +149,7 @@ impl Cause {
         Self::NatPortsExhausted,
         Self::PortsExhausted,
         Self::AddressReassigned,
+        Self::AnswerPastNode,
         Self::Other,
     ];
 
@@ -171,6 +174,7 @@ impl Cause {
             Self::NatPortsExhausted => "nat_ports_exhausted",
             Self::PortsExhausted => "ports_exhausted",
             Self::AddressReassigned => "address_reassigned",
+            Self::AnswerPastNode => "answer_past_node",
             Self::Other => "other",
         }
     }
@@ -191,6 +195,9 @@ impl Cause {
             Self::NatPortsExhausted => "masquerading found no free source port",
             Self::PortsExhausted => "the client had no free local port",
             Self::AddressReassigned => "the pod's address had been given to another pod",
+            Self::AnswerPastNode => {
+                "the pod answered past the node, from an address that the client had not called"
+            }
             Self::Other => "another cause",
         }
     }

@@ -167,7 +167,7 @@ fn what_cannot_be_done_is_said_before_the_run() {
 fn a_reader_that_goes_away_is_no_failure() {
     // Longer than a pipe holds, so that the writer notices.
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sim"))
-        .args(["run", "--duration", "60s", "--attempts"])
+        .args(["run", "--duration", "160s", "--attempts"])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()

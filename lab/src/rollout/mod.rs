@@ -1,5 +1,6 @@
 //! The rollout lab: real clients, real pods, a controller that plays kube-proxy, and a count of what the clients see.
 
+mod companion;
 mod controller;
 mod network;
 mod spec;
@@ -15,6 +16,7 @@ use crate::guest::{line, output};
 use crate::job::Job;
 pub use spec::RolloutSpec;
 
+use companion::Companion;
 use controller::Controller;
 use network::Network;
 use traffic::Traffic;
@@ -23,7 +25,7 @@ use traffic::Traffic;
 const SECOND: i64 = 1_000_000_000;
 
 /// Runs the rollout and writes its result.
-pub fn run(job: &Job, spec: &RolloutSpec, out: &Path) -> Result<()> {
+pub fn run(job: &Job, spec: &RolloutSpec, with: Option<&str>, out: &Path) -> Result<()> {
     spec.check()?;
     let mut network = Network::set_up(spec)?;
     let mut controller = Controller::set_up(spec, &network)?;
@@ -31,6 +33,7 @@ pub fn run(job: &Job, spec: &RolloutSpec, out: &Path) -> Result<()> {
     for pod in 0..spec.old_pods + spec.new_pods {
         traffic.listen(pod, network.listener(pod)?)?;
     }
+    let companion = with.map(|line| Companion::start(line, out)).transpose()?;
     network.enter_client()?;
     let start = monotonic();
     traffic.start(start);
@@ -67,6 +70,10 @@ pub fn run(job: &Job, spec: &RolloutSpec, out: &Path) -> Result<()> {
     }
     traffic.run_until(start + (spec.duration_s * SECOND as f64) as i64)?;
     traffic.finish()?;
+    if let Some(companion) = companion {
+        let note = companion.finish()?;
+        controller.note(spec.duration_s, &note);
+    }
 
     let mut text = String::new();
     writeln!(text, "# {}", job.made_by)?;

@@ -89,7 +89,8 @@ impl Ipvs {
         id
     }
 
-    /// Takes an entry out as its timer does, whatever its deadline. Connections of a template become free of it.
+    /// Runs an entry's timer callback now, whatever its deadline. Entries that it controls go on without it, which no
+    /// kernel does: only a listing that contradicts the table can ask for it.
     pub fn expire_entry(
         &mut self,
         now: Instant,
@@ -98,10 +99,11 @@ impl Ipvs {
     ) {
         let jiffies = self.clock.jiffies(now);
         if self.table.get(id).n_control > 0 {
-            let mine = |(_, entry): &(EntryId, &table::Entry)| entry.control == id.0;
-            let controlled = self.table.iter().filter(mine).map(|(id, _)| id);
-            for controlled in controlled.collect::<Vec<_>>() {
-                self.table.get_mut(controlled).control = NONE;
+            let mine = |entry: &table::Entry| entry.control == id.0;
+            let controlled = self.table.iter().filter(|(_, entry)| mine(entry));
+            let controlled = controlled.map(|(id, _)| id).collect::<Vec<_>>();
+            for entry in controlled {
+                self.table.get_mut(entry).control = NONE;
             }
         }
         self.destroy(jiffies, id, drop_conntrack);

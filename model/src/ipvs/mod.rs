@@ -6,6 +6,9 @@
 
 mod admin;
 mod adopt;
+#[cfg(test)]
+mod graph;
+mod invariants;
 mod listing;
 mod packet;
 pub mod reuse;
@@ -211,11 +214,12 @@ impl Ipvs {
         if next != entry.state {
             let was_inactive = entry.flags & table::INACTIVE != 0;
             let dest = self.dests.get_mut(entry.dest);
-            if was_inactive && next.is_active() {
+            let active = next.is_active(self.kernel);
+            if was_inactive && active {
                 entry.flags &= !table::INACTIVE;
                 dest.active += 1;
                 dest.inactive -= 1;
-            } else if !was_inactive && !next.is_active() {
+            } else if !was_inactive && !active {
                 entry.flags |= table::INACTIVE;
                 dest.active -= 1;
                 dest.inactive += 1;

@@ -62,9 +62,13 @@ impl State {
         Self::ALL.into_iter().find(|state| state.name() == name)
     }
 
-    /// Whether an entry in this state counts as an active connection of its real server.
-    pub const fn is_active(self) -> bool {
-        matches!(self, Es | Ss | Sr | Sa)
+    /// Whether an entry in this state counts as an active connection of its real server (`tcp_state_active`).
+    pub const fn is_active(self, kernel: Behaviours) -> bool {
+        match self {
+            Es => true,
+            Ss | Sr | Sa => kernel.has(Gate::HalfOpenActive),
+            No | Fw | Tw | Cl | Cw | La | Li => false,
+        }
     }
 
     /// Default lifetime after a packet, in seconds.

@@ -221,6 +221,19 @@ impl Table {
         })
     }
 
+    /// Whether look-ups can find an entry: it stands in its client's chain.
+    pub(super) fn is_chained(&self, id: EntryId) -> bool {
+        let entry = self.get(id);
+        self.chain(entry.proto, entry.client)
+            .any(|(other, _)| other == id)
+    }
+
+    /// Whether the queue of timers will come to an entry in time.
+    pub(super) fn is_filed(&self, id: EntryId) -> bool {
+        let entry = self.get(id);
+        entry.filed <= entry.fires && self.timers.next().is_some_and(|tick| tick <= entry.filed)
+    }
+
     /// The newest entry of a client's packet to a virtual service.
     #[inline]
     pub fn find_in(&self, tuple: &Tuple) -> Option<EntryId> {

@@ -48,6 +48,14 @@ impl AddressPool {
         }
     }
 
+    /// Takes an address that belongs to somebody else out of the pool. Addresses outside of it are ignored.
+    pub fn reserve(&mut self, ip: Ipv4Addr) {
+        let offset = ip.to_bits().wrapping_sub(self.first);
+        if offset < self.size {
+            self.used.insert(offset);
+        }
+    }
+
     /// An address for a pod; `None` if all are in use or cooling.
     pub fn allocate(&mut self, now: Instant) -> Option<Ipv4Addr> {
         let ready = |released: Instant| released + self.cooldown <= now;

@@ -16,6 +16,7 @@ use super::rule::Rule;
 use super::socket::{Ctx, Outcome, Socket, Stack};
 use super::state::State;
 use super::timewait;
+use crate::index::PortMap;
 use crate::segment::{Endpoint, IcmpError, Segment};
 use crate::time::{Instant, Jiffies};
 
@@ -59,10 +60,6 @@ impl ConnId {
     pub const fn port(self) -> u16 {
         self.port
     }
-
-    const fn key(self) -> u64 {
-        (self.dest as u64) << 16 | self.port as u64
-    }
 }
 
 /// The source ports towards one destination.
@@ -73,6 +70,7 @@ struct Ports {
     busy: PortBitmap,
     /// In a TIME_WAIT that connect() may take over after a while.
     waiting: PortBitmap,
+    sockets: PortMap<Socket>,
 }
 
 /// The sockets of a client's network namespace.
@@ -81,7 +79,6 @@ pub struct Client {
     stack: Stack,
     ports: Vec<Ports>,
     index: HashMap<Destination, u32, FxBuildHasher>,
-    sockets: HashMap<u64, Socket, FxBuildHasher>,
     /// Reserved ports, and those that a bind() has made its own.
     excluded: PortBitmap,
     reserved: PortBitmap,
@@ -101,7 +98,6 @@ impl Client {
             stack,
             ports: Vec::new(),
             index: HashMap::default(),
-            sockets: HashMap::default(),
             reserved: excluded.clone(),
             excluded,
             counts: None,
@@ -115,18 +111,19 @@ impl Client {
     }
 
     /// The socket of a connection, if it still exists.
+    #[inline]
     pub fn socket(&self, id: ConnId) -> Option<&Socket> {
-        self.sockets.get(&id.key())
+        self.ports[id.dest as usize].sockets.get(id.port)
     }
 
     /// How many sockets exist, TIME_WAIT included.
     pub fn len(&self) -> usize {
-        self.sockets.len()
+        self.ports.iter().map(|ports| ports.sockets.len()).sum()
     }
 
     /// Whether there is no socket.
     pub fn is_empty(&self) -> bool {
-        self.sockets.is_empty()
+        self.len() == 0
     }
 
     /// How many sockets are in TIME_WAIT, or in FIN_WAIT2 without a process.
@@ -136,7 +133,7 @@ impl Client {
 
     /// How many source ports towards `to` are taken, TIME_WAIT included.
     pub fn ports_taken(&self, to: Destination) -> u32 {
-        self.index.get(&to).map_or(0, |&at| {
+        self.known(to).map_or(0, |at| {
             let ports = &self.ports[at as usize];
             ports.busy.len() + ports.waiting.len()
         })
@@ -155,8 +152,17 @@ impl Client {
         }
     }
 
+    /// The place of a destination that was connected to before. Most clients have one.
+    #[inline]
+    fn known(&self, to: Destination) -> Option<u32> {
+        match self.ports.first() {
+            Some(first) if first.to == to => Some(0),
+            _ => self.index.get(&to).copied(),
+        }
+    }
+
     fn dest(&mut self, to: Destination) -> u32 {
-        if let Some(&at) = self.index.get(&to) {
+        if let Some(at) = self.known(to) {
             return at;
         }
         let at = self.ports.len() as u32;
@@ -164,6 +170,7 @@ impl Client {
             to,
             busy: PortBitmap::new(),
             waiting: PortBitmap::new(),
+            sockets: PortMap::default(),
         });
         self.index.insert(to, at);
         at
@@ -191,15 +198,15 @@ impl Client {
             }
         };
         let id = ConnId { dest, port };
-        let old = self.sockets.remove(&id.key());
+        let old = self.ports[dest as usize].sockets.remove(port);
         if old.is_some() {
             self.time_waits -= 1;
         }
         let local = Endpoint::new(to.saddr, port);
         let remote = Endpoint::new(to.daddr, to.dport);
         let (socket, outcome) = Socket::connect(&self.ctx(now), local, remote, old.as_ref());
-        self.sockets.insert(id.key(), socket);
         let ports = &mut self.ports[dest as usize];
+        ports.sockets.get_or_insert(port, socket);
         ports.waiting.remove(port);
         ports.busy.insert(port);
         if let Some(counts) = &mut self.counts
@@ -244,11 +251,11 @@ impl Client {
 
     /// The sockets a port, counted from now on.
     fn counts(&mut self) -> &PortCounts {
-        let sockets = &self.sockets;
+        let ports = &self.ports;
         self.counts.get_or_insert_with(|| {
             let mut counts = PortCounts::default();
-            for socket in sockets.values() {
-                counts.add(socket.local().port);
+            for port in ports.iter().flat_map(|ports| ports.sockets.ports()) {
+                counts.add(port);
             }
             counts
         })
@@ -298,12 +305,12 @@ impl Client {
             now,
             tw_full: self.time_waits >= self.stack.sysctls.max_tw_buckets,
         };
-        let socket = self.sockets.get_mut(&id.key())?;
+        let ports = self.ports.get_mut(id.dest as usize)?;
+        let socket = ports.sockets.get_mut(id.port)?;
         let before = socket.state().is_time_wait();
         let outcome = act(socket, &ctx);
         let state = socket.state();
         if state.is_time_wait() != before {
-            let ports = &mut self.ports[id.dest as usize];
             if state.is_time_wait() {
                 self.time_waits += 1;
                 if timewait::ever_reusable(socket, &ctx) {
@@ -321,8 +328,8 @@ impl Client {
     }
 
     fn forget(&mut self, id: ConnId) {
-        self.sockets.remove(&id.key());
         let ports = &mut self.ports[id.dest as usize];
+        ports.sockets.remove(id.port);
         ports.busy.remove(id.port);
         ports.waiting.remove(id.port);
         if let Some(counts) = &mut self.counts {
@@ -341,10 +348,10 @@ impl Client {
             dport: remote.port,
         };
         let id = ConnId {
-            dest: *self.index.get(&to)?,
+            dest: self.known(to)?,
             port: local.port,
         };
-        self.sockets.contains_key(&id.key()).then_some(id)
+        self.socket(id).map(|_| id)
     }
 
     /// A segment arrives. Without a socket for it a RST leaves.

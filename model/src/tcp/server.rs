@@ -4,16 +4,15 @@
 //! `inet_csk_listen_stop` (3.10 to 6.12), facts 7.1 to 7.4.
 //! Leaves out: syncookies and the limit on half-open requests, `SO_REUSEPORT`.
 
+use core::net::Ipv4Addr;
 use std::collections::VecDeque;
-
-use hashbrown::HashMap;
-use rustc_hash::FxBuildHasher;
 
 use super::input::no_socket;
 use super::rule::Rule;
 use super::socket::{Ctx, Event, Outcome, Socket, Stack, flag, reset_for};
 use super::state::{Input, State};
 use super::timewait::{self, Verdict};
+use crate::index::EndpointMap;
 use crate::kernel::Gate;
 use crate::segment::{Endpoint, Flags, IcmpKind, Segment, seq_after};
 use crate::time::{Instant, Jiffies};
@@ -49,7 +48,7 @@ pub struct Pod {
     phase: Phase,
     backlog: u32,
     queue: VecDeque<Endpoint>,
-    sockets: HashMap<u64, Socket, FxBuildHasher>,
+    sockets: EndpointMap<Socket>,
     time_waits: u32,
 }
 
@@ -62,9 +61,14 @@ impl Pod {
             phase: Phase::Serving,
             backlog: listen.min(stack.sysctls.somaxconn),
             queue: VecDeque::new(),
-            sockets: HashMap::default(),
+            sockets: EndpointMap::default(),
             time_waits: 0,
         }
+    }
+
+    /// Gives the sockets towards one client's ports an array of their own: faster, not different.
+    pub fn reserve(&mut self, ip: Ipv4Addr, ports: (u16, u16)) {
+        self.sockets.reserve(ip, ports);
     }
 
     /// Address and port of the listener.
@@ -79,7 +83,7 @@ impl Pod {
 
     /// The socket towards `peer`.
     pub fn socket(&self, peer: Endpoint) -> Option<&Socket> {
-        self.sockets.get(&peer.key())
+        self.sockets.get(peer)
     }
 
     /// How many sockets exist, TIME_WAIT and half-open ones included.
@@ -118,14 +122,14 @@ impl Pod {
             now,
             tw_full: self.time_waits >= self.stack.sysctls.max_tw_buckets,
         };
-        let socket = self.sockets.get_mut(&peer.key())?;
+        let socket = self.sockets.get_mut(peer)?;
         let before = u32::from(socket.state().is_time_wait());
         let outcome = act(socket, &ctx);
         let after = u32::from(socket.state().is_time_wait());
         let closed = socket.state() == State::Closed;
         self.time_waits = self.time_waits + after - before;
         if closed {
-            self.sockets.remove(&peer.key());
+            self.sockets.remove(peer);
         }
         Some(outcome)
     }
@@ -179,7 +183,7 @@ impl Pod {
             Rule::SynAnswered
         };
         let outcome = Outcome::sending(rule, request.syn_ack(&ctx));
-        self.sockets.insert(segment.tuple.src.key(), request);
+        self.sockets.insert(segment.tuple.src, request);
         outcome
     }
 
@@ -209,7 +213,7 @@ impl Pod {
     fn at_request(&mut self, now: Instant, segment: &Segment) -> Outcome {
         let peer = segment.tuple.src;
         if !self.phase.listens() {
-            self.sockets.remove(&peer.key());
+            self.sockets.remove(peer);
             return no_socket(segment);
         }
         let full = self.queue_full();
@@ -252,7 +256,7 @@ impl Pod {
     /// queue are passed over.
     pub fn accept(&mut self) -> Option<Endpoint> {
         while let Some(peer) = self.queue.pop_front() {
-            if let Some(socket) = self.sockets.get_mut(&peer.key()) {
+            if let Some(socket) = self.sockets.get_mut(peer) {
                 socket.set(flag::QUEUED, false);
                 socket.read();
                 return Some(peer);

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use super::lines::Lines;
 use super::place::{Parsed, Place, ReadError, Skipped, Stamp};
 
+/// Begins a line by which a recorder says that rows may be missing in its block; the reason follows.
+pub const INCOMPLETE: &str = "# incomplete: ";
+
 /// What one tool printed at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block<T> {
@@ -28,6 +31,8 @@ pub struct Blocks<R, P> {
     parse: P,
     next_header: Option<(Stamp, u64)>,
     started: bool,
+    /// The last block is whole, though nothing follows it.
+    finished: bool,
     understood: u64,
     last_unknown: Option<(u64, &'static str)>,
     skipped: Skipped,
@@ -42,10 +47,18 @@ impl<R: BufRead, T, P: FnMut(&str) -> Parsed<T>> Blocks<R, P> {
             parse,
             next_header: None,
             started: false,
+            finished: true,
             understood: 0,
             last_unknown: None,
             skipped: Skipped::default(),
         }
+    }
+
+    /// Says whether the file was finished in order; if not, rows of its last block may be missing.
+    #[must_use]
+    pub fn finished(mut self, finished: bool) -> Self {
+        self.finished = finished;
+        self
     }
 
     /// The file's name.
@@ -89,6 +102,9 @@ impl<R: BufRead, T, P: FnMut(&str) -> Parsed<T>> Blocks<R, P> {
                 text.cut || text.too_long,
             );
         }
+        if self.next_header.is_none() && !self.finished {
+            block.complete = false;
+        }
         Ok(Some(block))
     }
 
@@ -101,6 +117,12 @@ impl<R: BufRead, T, P: FnMut(&str) -> Parsed<T>> Blocks<R, P> {
             return;
         }
         if text.trim().is_empty() {
+            return;
+        }
+        if text.starts_with(INCOMPLETE) {
+            block.complete = false;
+            let why = "listing that may lack rows, as its recorder says";
+            self.skipped.count(&self.file, why, place);
             return;
         }
         match (self.parse)(text) {

@@ -58,7 +58,7 @@ pub struct Events {
 
 impl Events {
     /// Opens the files of a capture.
-    pub(super) fn open(files: &Files) -> Result<Self, ReadError> {
+    pub(super) fn open(files: &Files, finished: bool) -> Result<Self, ReadError> {
         let mut sources = Vec::new();
         if let Some(path) = &files.packets {
             let file = File::open(path).map_err(|error| unreadable(path, &error))?;
@@ -69,15 +69,17 @@ impl Events {
         }
         if let Some(path) = &files.rules {
             sources.push(Source::Rules(
-                rows(path, parse_rule_line)?,
+                rows(path, parse_rule_line)?.finished(finished),
                 Skipped::default(),
             ));
         }
         if let Some(path) = &files.ipvs {
-            sources.push(Source::Ipvs(rows(path, parse_conn_line)?));
+            sources.push(Source::Ipvs(
+                rows(path, parse_conn_line)?.finished(finished),
+            ));
         }
         if let Some(path) = &files.conntrack {
-            sources.push(conntrack_source(path)?);
+            sources.push(conntrack_source(path, finished)?);
         }
         if let Some(path) = &files.pods {
             sources.push(Source::Pods(rows(path, parse_pod_block_line)?));
@@ -234,7 +236,7 @@ fn rows<T>(path: &Path, parse: fn(&str) -> Parsed<T>) -> Result<Rows<T>, ReadErr
 }
 
 /// The conntrack log is a block log or an event stream: its first line tells.
-fn conntrack_source(path: &Path) -> Result<Source, ReadError> {
+fn conntrack_source(path: &Path, finished: bool) -> Result<Source, ReadError> {
     let mut lines = Lines::new(open(path)?);
     loop {
         let line = lines.peek().map_err(|error| unreadable(path, &error))?;
@@ -248,7 +250,11 @@ fn conntrack_source(path: &Path) -> Result<Source, ReadError> {
                 let file = file_name(path);
                 return Ok(Source::ConntrackEvents(file, lines, Skipped::default()));
             }
-            _ => return Ok(Source::Conntrack(rows(path, parse_entry)?)),
+            _ => {
+                return Ok(Source::Conntrack(
+                    rows(path, parse_entry)?.finished(finished),
+                ));
+            }
         }
     }
 }

@@ -45,6 +45,8 @@ pub struct Manifest {
     pub sysctl: BTreeMap<String, String>,
     /// The `[kube_proxy]` table.
     pub kube_proxy: BTreeMap<String, String>,
+    /// Each file's last block is whole. A recorder that was cut off says that it was not finished.
+    pub finished: bool,
 }
 
 impl Default for Manifest {
@@ -58,6 +60,7 @@ impl Default for Manifest {
             snapshot_tolerance_s: SNAPSHOT_TOLERANCE_S,
             sysctl: BTreeMap::new(),
             kube_proxy: BTreeMap::new(),
+            finished: true,
         }
     }
 }
@@ -92,7 +95,13 @@ impl Manifest {
                     manifest.snapshot_tolerance_s = reader.tolerance(key, value)?;
                 }
                 "sysctl" => manifest.sysctl = reader.strings(key, value)?,
+                "recorder" => {
+                    let told = reader.strings(key, value)?;
+                    manifest.finished = told.get("finished").is_none_or(|told| told != "0");
+                }
                 "kube_proxy" => manifest.kube_proxy = reader.strings(key, value)?,
+                // Provenance, and what boot_time_s says already.
+                "made-by" | "jiffies_at_boot" => {}
                 _ => {
                     let place = Place::Line(reader.line(key));
                     skipped.count(file, "key without a meaning here", place);

@@ -219,7 +219,7 @@ impl Capture {
     /// # Errors
     /// If a file cannot be opened.
     pub fn events(&self) -> Result<Events, ReadError> {
-        Events::open(&self.files)
+        Events::open(&self.files, self.manifest.finished)
     }
 }
 

@@ -25,7 +25,7 @@ impl Stamp {
     }
 
     /// This moment on a time line that begins at `origin`.
-    pub const fn from_origin(self, origin: Self) -> Instant {
+    pub const fn after(self, origin: Self) -> Instant {
         Instant(self.0.saturating_sub(origin.0))
     }
 

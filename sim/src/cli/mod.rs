@@ -17,6 +17,7 @@ pub mod diff;
 pub mod exit;
 pub mod kernels;
 pub mod overrides;
+pub mod record;
 pub mod run;
 pub mod scenario;
 pub mod sweep;
@@ -54,6 +55,8 @@ pub enum Command {
     Scenario(scenario::Args),
     /// Compare captures from real nodes with the model: verdicts, tables, trajectories.
     Diff(diff::Args),
+    /// Record a capture on the node that this runs on, for `sim diff`.
+    Record(record::Args),
     /// What kernels do: the table of behaviours, or those of one release.
     Kernels(kernels::Args),
 }
@@ -110,6 +113,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Sweep(args) => sweep::run(args, &simulate),
         Command::Scenario(args) => scenario::run(args),
         Command::Diff(args) => diff::run(args),
+        Command::Record(args) => record::run(args),
         Command::Kernels(args) => kernels::run(args),
     };
     match result {

@@ -55,7 +55,7 @@ pub struct Args {
     /// Show the node's tables at this moment, as ipvsadm -Ln, ipvsadm -Lnc and /proc/net/nf_conntrack do. Repeatable.
     #[arg(long, value_name = "TIME", value_parser = span)]
     tables_at: Vec<Span>,
-    /// Of the tables, show only lines with this address, port or word.
+    /// Of the tables, show only lines with this text: an address, a port (40000, not :40000) or a word.
     #[arg(long = "match", value_name = "TEXT", requires = "tables_at")]
     matching: Option<String>,
     /// Draw with ASCII only.

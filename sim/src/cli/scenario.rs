@@ -141,6 +141,7 @@ fn summary(scenario: &Scenario) -> String {
         Rollout::None(_) => "no rollout".to_owned(),
         Rollout::Deployment(d) => format!("Deployment rollout at {}", span_text(d.start)),
         Rollout::Scripted(s) => format!("scripted rollout at {}", span_text(s.at)),
+        Rollout::Scale(s) => format!("scaled to {} at {}", s.to, span_text(s.at)),
     };
     format!(
         "ok ({}: {}, {clients} client{}, {} pods, {rollout}, kernel {})",

@@ -240,12 +240,6 @@ fn axes(args: &Args, document: &Document) -> Result<Vec<Axis>, CommonError> {
     }
     let paths: Vec<&str> = axes.iter().map(|axis| field_of(&axis.path)).collect();
     if let Some(place) = (1..paths.len()).find(|place| paths[..*place].contains(&paths[*place])) {
-        return Err(usage(GridError::Twice {
-            path: axes[place].path.clone(),
-        }));
-    }
-    let paths: Vec<&str> = axes.iter().map(|axis| field_of(&axis.path)).collect();
-    if let Some(place) = (1..paths.len()).find(|place| paths[..*place].contains(&paths[*place])) {
         let path = axes[place].path.clone();
         return Err(usage(GridError::Twice { path }));
     }

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use ipvs_model::segment::{Endpoint, Flags, IcmpKind, Segment, Tuple};
 use ipvs_model::time::Span;
 
-use crate::capture::{Body, Content, Event, Events, Packet, ReadError, Stamp};
+use crate::capture::{Body, Content, Event, Events, Packet, ReadError, RulesBlock, Stamp};
 
 /// A packet leaves the node within this after it entered, on a machine that is not overloaded.
 const TRANSIT_MAX: Span = Span::from_millis(5);
@@ -33,6 +33,8 @@ pub(super) enum Seen {
 pub(super) struct Ahead {
     events: Events,
     held: VecDeque<Event>,
+    /// The blocks of rules among them.
+    rules: VecDeque<(Stamp, RulesBlock)>,
     /// Numbers of packets that were recognised as another packet's exit.
     taken: BTreeSet<u64>,
     ended: bool,
@@ -48,6 +50,7 @@ impl Ahead {
         Self {
             events,
             held: VecDeque::new(),
+            rules: VecDeque::new(),
             taken: BTreeSet::new(),
             ended: false,
             transit: transit.unwrap_or(TRANSIT_MAX),
@@ -69,6 +72,10 @@ impl Ahead {
                 return Ok(None);
             };
             match &event.body {
+                Body::Rules(_) => {
+                    self.rules.pop_front();
+                    return Ok(Some(event));
+                }
                 Body::Packet(packet) if self.taken.remove(&packet.number) => {}
                 _ => return Ok(Some(event)),
             }
@@ -80,7 +87,12 @@ impl Ahead {
             return Ok(false);
         }
         match self.events.next_event()? {
-            Some(event) => self.held.push_back(event),
+            Some(event) => {
+                if let Body::Rules(block) = &event.body {
+                    self.rules.push_back((event.at, block.clone()));
+                }
+                self.held.push_back(event);
+            }
             None => self.ended = true,
         }
         Ok(!self.ended)
@@ -121,6 +133,21 @@ impl Ahead {
             }))
     }
 
+    /// The next block of rules within `span`, if it is a state and no commands.
+    pub(super) fn rules_after(
+        &mut self,
+        at: Stamp,
+        span: Span,
+    ) -> Result<Option<(Stamp, &RulesBlock)>, ReadError> {
+        let until = Stamp(at.0.saturating_add(span.0));
+        self.reach(until)?;
+        let next = self
+            .rules
+            .front()
+            .filter(|(at, block)| *at <= until && block.commands.is_empty());
+        Ok(next.map(|(at, block)| (*at, block)))
+    }
+
     /// The conntrack entries of a whole listing that comes before the next packet and within a packet's transit.
     pub(super) fn listed_next(&mut self, at: Stamp) -> Result<Option<BTreeSet<Tuple>>, ReadError> {
         let until = Stamp(at.0.saturating_add(self.transit.0));
@@ -137,8 +164,8 @@ impl Ahead {
         Ok(None)
     }
 
-    /// Finds and takes what the node did with `entered`. `inward`: it came from the client's side. `local`: the node itself
-    /// may answer it.
+    /// Finds and takes what the node did with `entered`. The flags: it came from the client's side; its receiver is
+    /// the node, which may answer.
     pub(super) fn exit_of(
         &mut self,
         entered: &Packet,
@@ -150,8 +177,12 @@ impl Ahead {
         let whole = self.reach(until)?;
         // What fits, and how many packets before the first of it ask for the same: a copy sent again within the
         // window, or another packet that it would fit too. If fewer fit than ask, the later ones were served.
-        let (mut of_tuple, mut fitting, mut first) = (1, 0, None);
-        let mut between = Vec::new();
+        let asks = |packet: &Packet, other: &Segment, exit: &Packet| {
+            let from_client = !is_server(other.tuple.src);
+            fate(packet, other, exit, (from_client, true), &is_server) != Seen::Nothing
+        };
+        let (mut of_tuple, mut askers, mut fitting, mut first) = (1, 1, 0, None);
+        let mut between = Vec::<(&Packet, &Segment)>::new();
         for event in &self.held {
             if event.at > until || event.stepped_back {
                 break;
@@ -165,7 +196,17 @@ impl Ahead {
             let seen = fate(entered, segment, packet, (inward, local), &is_server);
             if seen != Seen::Nothing {
                 fitting += 1;
-                first = first.or(Some((packet, seen)));
+                if first.is_none() {
+                    first = Some((packet.number, packet.at, seen));
+                    // An ICMP error quotes the tuple only: any packet of it may be meant.
+                    askers = match seen {
+                        Seen::Icmp(_) => of_tuple,
+                        _ => 1 + between.iter().filter(|(p, s)| asks(p, s, packet)).count(),
+                    };
+                }
+                if askers == 1 {
+                    break;
+                }
             } else if first.is_none() && packet.ttl == entered.ttl {
                 let other = match &packet.content {
                     Content::Segment { segment, .. } => Some(segment),
@@ -175,17 +216,7 @@ impl Ahead {
                 between.extend(other.map(|other| (packet, other)));
             }
         }
-        // An ICMP error quotes the tuple only: any packet of it may be meant.
-        let asks = |(packet, other): &&(&Packet, &Segment), exit: &Packet| {
-            let from_client = !is_server(other.tuple.src);
-            fate(packet, other, exit, (from_client, true), &is_server) != Seen::Nothing
-        };
-        let askers = match first {
-            Some((_, Seen::Icmp(_))) => of_tuple,
-            Some((exit, _)) => 1 + between.iter().filter(|other| asks(other, exit)).count(),
-            None => 0,
-        };
-        match first.map(|(packet, seen)| (packet.number, packet.at, seen)) {
+        match first {
             Some((number, at, seen)) if fitting >= askers => {
                 self.taken.insert(number);
                 self.transit_max = self.transit_max.max(at.since(entered.at));

@@ -69,7 +69,7 @@ pub fn all_cells() -> Vec<String> {
 
 impl Replay<'_> {
     /// What the packet meets; `None` if nobody counts.
-    pub(super) fn met(&self, segment: &Segment, inward: bool) -> Option<Met> {
+    pub(super) fn meets(&self, segment: &Segment, inward: bool) -> Option<Met> {
         self.report.coverage.as_ref()?;
         let (table, now) = (self.node.ipvs.table(), self.jiffies());
         let found = table.find_in(&segment.tuple).filter(|_| inward).map(|id| {

@@ -6,6 +6,10 @@
 
 mod ahead;
 pub mod coverage;
+mod crowd;
+mod ct_tables;
+mod doubt;
+mod drawn;
 mod phase;
 mod replay;
 pub mod report;
@@ -13,9 +17,12 @@ mod rules;
 mod setup;
 mod tables;
 mod trajectory;
+mod verdict;
 
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod scenes;
 #[cfg(test)]
 mod tests;
 
@@ -24,13 +31,16 @@ pub use report::{Class, Divergence, Explanation, Finding, Report};
 use ipvs_model::kernel::GATES;
 use ipvs_model::time::{Clock, Span};
 
-use crate::capture::{Capture, ReadError};
+use crate::capture::{Capture, ReadError, Stamp, Vantage};
 use ahead::Ahead;
 use replay::Replay;
 use setup::Setup;
 
 /// Runs at most so often to find where the node's timer ticks lie.
 const PASSES_MAX: u32 = 12;
+
+/// Divergences, the first ones, for which an explanation is searched.
+const EXPLAINED_MAX: usize = 20;
 
 /// Compares a capture with the model.
 ///
@@ -86,42 +96,50 @@ fn compare(capture: &Capture) -> Result<(Option<Setup>, Option<Clock>, Report), 
         }
         return Ok((None, None, report));
     }
+    if capture.manifest.vantage != Vantage::Node {
+        let mut report = Report::default();
+        report.scope.push(
+            "packets seen at a client or in a pod: what the node did with them cannot be told, nothing was compared"
+                .to_owned(),
+        );
+        return Ok((None, None, report));
+    }
     let (clock, report) = fit(capture, &mut setup)?;
     Ok((Some(setup), Some(clock), report))
 }
 
-/// Runs with one grid of ticks after the other until what was seen of timers agrees with it, and with or without
-/// a nat table, and with or without anything that tracks connections (vs.conntrack by itself does not): no capture
-/// mentions either.
+/// Fits what no capture mentions: whether the node has a nat table, and whether anything tracks connections.
 fn fit(capture: &Capture, setup: &mut Setup) -> Result<(Clock, Report), ReadError> {
     let mut best = fit_grid(capture, setup)?;
-    if best.1.divergence_count() > 0 {
-        let mut other = setup.clone();
-        other.nat = !setup.nat;
+    // What the node has besides IPVS, no capture says: only if it does not fit, others are tried.
+    let variants = [(false, true), (true, false), (false, false)];
+    for (nat, tracking) in variants {
+        if best.1.divergence_count() == 0 {
+            break;
+        }
+        let other = Setup {
+            nat,
+            tracking,
+            ..setup.clone()
+        };
         let found = fit_grid(capture, &other)?;
         if found.1.divergence_count() < best.1.divergence_count() {
             *setup = other;
             best = found;
-            best.1.notes.push(
-                "this node has no nat table: where source ports collide it drops instead of choosing others"
-                    .to_owned(),
-            );
         }
     }
-    if best.1.divergence_count() > 0 && setup.tracking {
-        let mut other = setup.clone();
-        (other.nat, other.tracking) = (false, false);
-        let found = fit_grid(capture, &other)?;
-        if found.1.divergence_count() < best.1.divergence_count() {
-            *setup = other;
-            best = found;
-            let note = "nothing on this node tracks connections: no rule asks for it";
-            best.1.notes.push(note.to_owned());
-        }
+    if !setup.nat {
+        let note = "this node has no nat table: where source ports collide it drops instead of choosing others";
+        best.1.notes.push(note.to_owned());
+    }
+    if !setup.tracking {
+        let note = "nothing on this node asks for conntrack: packets are not tracked";
+        best.1.notes.push(note.to_owned());
     }
     Ok(best)
 }
 
+/// Runs with one grid of ticks after the other until what was seen of timers agrees with it.
 fn fit_grid(capture: &Capture, setup: &Setup) -> Result<(Clock, Report), ReadError> {
     let era = setup.behaviours.timer_era();
     let mut clock = phase::first_guess(setup.hz, era, setup.uptime);
@@ -161,57 +179,106 @@ fn fit_grid(capture: &Capture, setup: &Setup) -> Result<(Clock, Report), ReadErr
     Ok((clock, report))
 }
 
+/// One run of the model beside the capture, up to `until`.
+fn run_until(
+    capture: &Capture,
+    setup: &Setup,
+    clock: Clock,
+    until: Option<Stamp>,
+) -> Result<(Report, Vec<phase::Evidence>), ReadError> {
+    let mut ahead = Ahead::new(capture.events()?, capture.manifest.transit);
+    let mut replay = Replay::new(setup, clock);
+    replay.run(&mut ahead, until)?;
+    let mut report = replay.report;
+    report.skipped = ahead.events().skipped();
+    if report.packets > 0 {
+        report.notes.push(format!(
+            "a packet took at most {} µs through the node",
+            ahead.transit_max.0 / 1_000
+        ));
+    }
+    Ok((report, replay.evidence))
+}
+
 fn run(
     capture: &Capture,
     setup: &Setup,
     clock: Clock,
 ) -> Result<(Report, Vec<phase::Evidence>), ReadError> {
-    let mut ahead = Ahead::new(capture.events()?, capture.manifest.transit);
-    let mut replay = Replay::new(setup, clock);
-    replay.run(&mut ahead)?;
-    let mut report = replay.report;
-    report.skipped = ahead.events().skipped();
-    report.notes.push(format!(
-        "a packet took at most {} µs through the node",
-        ahead.transit_max.0 / 1_000
-    ));
-    Ok((report, replay.evidence))
+    run_until(capture, setup, clock, None)
 }
 
-/// Runs again with each behaviour of the kernel and each setting of IPVS changed: which change leaves fewer
-/// divergences?
+/// A node that differs from the manifest in one behaviour of its kernel or one setting, with that in words.
+fn variants(setup: &Setup) -> Vec<(String, Setup)> {
+    let mut all = Vec::new();
+    for row in GATES {
+        let has = setup.behaviours.has(row.gate);
+        let mut other = setup.clone();
+        other.behaviours = setup.behaviours.with(row.gate, !has);
+        let verb = if has { "without" } else { "with" };
+        let text = format!(
+            "this node behaves like one {verb} `{}` ({}): {}",
+            row.name,
+            row.source,
+            row.summary.trim()
+        );
+        all.push((text, other));
+    }
+    let vs = &setup.sysctls.vs;
+    let settings = [
+        ("conn_reuse_mode", u8::from(vs.conn_reuse_mode == 0)),
+        ("expire_nodest_conn", u8::from(!vs.expire_nodest_conn)),
+        ("conntrack", u8::from(!vs.conntrack)),
+        (
+            "expire_quiescent_template",
+            u8::from(!vs.expire_quiescent_template),
+        ),
+        ("sloppy_tcp", u8::from(!vs.sloppy_tcp)),
+        ("secure_tcp", if vs.secure_tcp == 3 { 0 } else { 3 }),
+    ];
+    for (name, value) in settings {
+        let mut other = setup.clone();
+        let key = format!("net.ipv4.vs.{name}");
+        if other.sysctls.set(&key, &value.to_string()) == Ok(true) {
+            all.push((format!("this node behaves as if {key} were {value}"), other));
+        }
+    }
+    all
+}
+
+/// Runs again with each behaviour of the kernel and each setting of IPVS changed: which change leaves fewer of
+/// the first divergences?
 fn explain(
     capture: &Capture,
     setup: &Setup,
     clock: Clock,
     report: &mut Report,
 ) -> Result<(), ReadError> {
-    let total = report.divergence_count();
-    let first = report
+    let Some(first) = report
         .divergences
         .first()
-        .map(|d| (d.at, d.subject.clone()));
+        .map(|d| (d.at, d.subject.clone()))
+    else {
+        return Ok(());
+    };
+    let last = report.divergences.len().min(EXPLAINED_MAX) - 1;
+    let until = Some(report.divergences[last].at);
+    let total = run_until(capture, setup, clock, until)?
+        .0
+        .divergence_count();
     let mut found = Vec::new();
-    for row in GATES {
-        let has = setup.behaviours.has(row.gate);
-        let mut other = setup.clone();
-        other.behaviours = setup.behaviours.with(row.gate, !has);
-        let (with, _) = run(capture, &other, clock)?;
+    for (text, other) in variants(setup) {
+        let (with, _) = run_until(capture, &other, clock, until)?;
         let left = with.divergence_count();
         if left < total {
-            let verb = if has { "without" } else { "with" };
             let still = with
                 .divergences
                 .iter()
-                .any(|d| Some((d.at, d.subject.clone())) == first);
+                .any(|d| (d.at, &d.subject) == (first.0, &first.1));
             found.push(Explanation {
-                text: format!(
-                    "this node behaves like one {verb} `{}` ({}): {}",
-                    row.name,
-                    row.source,
-                    row.summary.trim()
-                ),
+                text,
                 left,
+                of: total,
                 explains_first: !still,
             });
         }

@@ -3,35 +3,37 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 
-use ipvs_model::conntrack::{CtEntry, CtRule, SourceNat, Status};
+use ipvs_model::conntrack::CtRule;
 use ipvs_model::ipvs::Rule as IpvsRule;
 use ipvs_model::ipvs::sched::Scheduler;
 use ipvs_model::ipvs::service::ServiceKey;
-use ipvs_model::node::{Decision, Node, Rule, Verdict};
-use ipvs_model::segment::{Endpoint, Segment, Tuple};
+use ipvs_model::node::{Decision, Node, Rule};
+use ipvs_model::segment::{Endpoint, Flags, Segment, Tuple};
 use ipvs_model::time::{Clock, Instant, Jiffies, Span};
-use rand::rand_core::{Infallible, TryRng};
 
 use super::ahead::{Ahead, Seen};
+use super::drawn::Drawn;
 use super::phase::Evidence;
 use super::report::{Class, Divergence, Report};
 use super::setup::Setup;
-use crate::capture::{Body, Content, Event, Packet, ReadError, Stamp};
+use super::verdict::{Match, compare, rule_text, seen_text, verdict_text};
+use crate::capture::{Body, Content, Event, Packet, ReadError, RulesBlock, Stamp};
 
+/// The place of the IPVS table in pairs of tables.
+pub(super) const IPVS: usize = 0;
+/// The place of the conntrack table.
+pub(super) const CT: usize = 1;
 /// Packets kept for the circumstances of a divergence.
 const HISTORY: usize = 512;
 /// Of them, shown for one tuple.
 const SHOWN_BEFORE: usize = 6;
+/// Packets between two rounds of forgetting.
+const FORGET_EVERY: u64 = 65_536;
 /// Observations of timers that are kept for finding the node's tick grid.
 const EVIDENCE_MAX: usize = 20_000;
 
-/// The longest that an expired conntrack entry waits for the collector: a round of at most a minute, and the
-/// minute's wait before it.
-const COLLECTOR_MAX_S: u64 = 120;
-
-const COLLECTOR: &str = "expired conntrack entry that the collector may or may not have taken";
-const SACRIFICED: &str =
-    "entry that a full conntrack table sacrificed: the node's hash seed chose it";
+/// A change of the rules is looked for in the listing that follows within this.
+const LISTING_MAX: Span = Span::from_secs(2);
 
 /// What is remembered of the last packet of an IPVS entry: how its timer was armed.
 #[derive(Clone, Copy, Debug)]
@@ -51,65 +53,14 @@ pub(super) struct Told {
     pub at: Instant,
 }
 
-/// The node's draw of a source port, as the packet that left shows it: NAT's choice is random, so what it drew is
-/// an input. Whether it had to draw at all is the model's to say.
-#[derive(Clone, Copy)]
-struct Drawn {
-    left: Option<Endpoint>,
-}
-
-impl Drawn {
-    const fn of(seen: Seen) -> Self {
-        let left = match seen {
-            Seen::Left(left) => Some(left.tuple.src),
-            _ => None,
-        };
-        Self { left }
-    }
-
-    /// The rule of source NAT that the packet met: no capture holds the rules, but the address tells.
-    fn policy(self, segment: &Segment, inward: bool, otherwise: SourceNat) -> SourceNat {
-        match self.left {
-            Some(left) if inward && left.ip != segment.tuple.src.ip => SourceNat::Masquerade {
-                ip: left.ip,
-                random: left.port != segment.tuple.src.port,
-            },
-            _ => otherwise,
-        }
-    }
-}
-
-impl TryRng for Drawn {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        let port = self.left.map_or(1024, |left| left.port);
-        Ok(u32::from(port.wrapping_sub(1024)) << 16)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        self.try_next_u32().map(|word| u64::from(word) << 32)
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        bytes.fill(0);
-        Ok(())
-    }
-}
-
 /// One packet of the recent past.
+#[derive(Clone, Copy)]
 struct Past {
     at: Stamp,
     client: Endpoint,
-    text: String,
+    segment: Segment,
+    seen: Seen,
     rule: Rule,
-}
-
-/// The two sides of a comparison of verdicts.
-enum Match {
-    Yes,
-    No(Class),
-    Unknown(&'static str),
 }
 
 /// One run of the model beside a capture.
@@ -124,8 +75,10 @@ pub(super) struct Replay<'a> {
     /// Addresses that are or were real servers.
     pub servers: BTreeSet<Endpoint>,
     vips: BTreeSet<Ipv4Addr>,
-    /// Addresses by which the node masquerades: its own.
+    /// Other addresses of the node, as masquerading shows them.
     own: BTreeSet<Ipv4Addr>,
+    /// The conntrack table was full since it was listed.
+    pub full: bool,
     /// Clients' tuples whose conntrack or IPVS entry was taken from a listing: not all of it is known.
     pub adopted: BTreeSet<Tuple>,
     /// Clients' tuples that diverged since the last listing of each table: what follows is not a new fault.
@@ -139,8 +92,12 @@ pub(super) struct Replay<'a> {
     /// Services that the model has no place for.
     pub foreign: BTreeSet<Endpoint>,
     /// Tuples of conntrack entries, in both directions, with their deadlines.
-    tracked: BTreeMap<Tuple, Jiffies>,
+    pub tracked: BTreeMap<Tuple, Jiffies>,
+    /// How often each rule decided.
+    rules: BTreeMap<Rule, u64>,
     past: VecDeque<Past>,
+    /// The time of the listing of rules whose real servers were taken note of ahead.
+    met: Stamp,
     origin: Stamp,
     now: Instant,
 }
@@ -161,6 +118,7 @@ impl<'a> Replay<'a> {
             servers: BTreeSet::new(),
             vips: BTreeSet::new(),
             own: BTreeSet::new(),
+            full: false,
             adopted: BTreeSet::new(),
             spoilt: [BTreeSet::new(), BTreeSet::new()],
             schedulers: BTreeMap::new(),
@@ -168,15 +126,20 @@ impl<'a> Replay<'a> {
             take_over: [false; 2],
             foreign: BTreeSet::new(),
             tracked: BTreeMap::new(),
+            rules: BTreeMap::new(),
             past: VecDeque::new(),
+            met: Stamp(0),
             origin: setup.origin,
             now: Instant::ZERO,
         }
     }
 
-    /// Takes the capture from its beginning to its end.
-    pub(super) fn run(&mut self, ahead: &mut Ahead) -> Result<(), ReadError> {
+    /// Takes the capture from its beginning to its end, or to a moment.
+    pub(super) fn run(&mut self, ahead: &mut Ahead, until: Option<Stamp>) -> Result<(), ReadError> {
         while let Some(event) = ahead.next()? {
+            if until.is_some_and(|until| event.at > until) {
+                break;
+            }
             self.tell_time(&event);
             match &event.body {
                 Body::Packet(packet) => self.packet(&event, packet, ahead)?,
@@ -187,6 +150,11 @@ impl<'a> Replay<'a> {
                 Body::Pods(_) | Body::Endpoints(_) => {}
             }
         }
+        let rules = self
+            .rules
+            .iter()
+            .map(|(rule, count)| (format!("{rule:?}"), *count));
+        self.report.rules = rules.collect();
         Ok(())
     }
 
@@ -205,7 +173,7 @@ impl<'a> Replay<'a> {
             self.take_over = [true; 2];
             self.report.not_checked("time across a clock that was set");
         }
-        self.now = self.now.max(event.at.from_origin(self.origin));
+        self.now = self.now.max(event.at.after(self.origin));
     }
 
     pub(super) fn learn(&mut self, evidence: Evidence) {
@@ -226,6 +194,10 @@ impl<'a> Replay<'a> {
         ahead: &mut Ahead,
     ) -> Result<(), ReadError> {
         self.report.packets += 1;
+        self.meet_servers(ahead)?;
+        if self.report.packets.is_multiple_of(FORGET_EVERY) {
+            self.forget_dead();
+        }
         let segment = match &packet.content {
             Content::Segment { segment, .. } => *segment,
             Content::Icmp { .. } => {
@@ -244,8 +216,15 @@ impl<'a> Replay<'a> {
                 .not_checked("packet of a service that is not modelled");
             return Ok(());
         }
-        let inward = self.vips.contains(&dst.ip);
+        // A reply to a masqueraded connection is addressed to the node, which may be the virtual address too.
         let outward = self.servers.contains(&src);
+        let key = ServiceKey {
+            proto: segment.tuple.proto,
+            addr: dst,
+        };
+        let to_service = self.node.ipvs.service(key).is_some();
+        let to_node = self.vips.contains(&dst.ip) || self.own.contains(&dst.ip);
+        let inward = to_service || to_node && !outward;
         if !inward && !outward {
             let ours = self.vips.contains(&src.ip) || self.servers.contains(&dst);
             self.report.not_checked(if ours {
@@ -256,112 +235,90 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         let servers = &self.servers;
-        let local = inward || self.own.contains(&dst.ip);
-        let seen = ahead.exit_of(packet, &segment, (inward, local), |end| {
+        let seen = ahead.exit_of(packet, &segment, (inward, to_node), |end| {
             servers.contains(&end)
         })?;
+        self.note_own_address(&segment, inward, seen);
         self.node.advance(self.now);
-        let met = self.met(&segment, inward);
-        let decision = self.decide_in_crowd(event, &segment, inward, seen, ahead)?;
-        self.cover(met, &segment, &decision);
+        let meets = self.meets(&segment, inward);
+        let decision = self.decide_in_crowd(event, &segment, (inward, seen), ahead)?;
+        self.cover(meets, &segment, &decision);
         self.judge(event, &segment, inward, &decision, seen);
         Ok(())
     }
 
-    /// Runs the model. A full conntrack table sacrifices an entry if its search meets one that is not assured; where it
-    /// searches depends on the node's hash seed, so the next listing tells which one it was, if any.
-    fn decide_in_crowd(
+    /// Lets go of what is remembered of entries that are long dead, so that memory follows the table and not the
+    /// capture's length.
+    fn forget_dead(&mut self) {
+        let now = self.jiffies();
+        let clock = self.clock;
+        self.armed
+            .retain(|_, armed| armed.expires + clock.lateness_max(armed.ticks) + 1 >= now);
+        let recent = self.now - Span::from_secs(60);
+        self.told.retain(|told| told.at >= recent);
+    }
+
+    /// An address with which the node masquerades is its own: what comes back to it and belongs to no connection
+    /// is the node's to answer.
+    fn note_own_address(&mut self, segment: &Segment, inward: bool, seen: Seen) {
+        if let Seen::Left(left) = seen
+            && inward
+            && left.tuple.src.ip != segment.tuple.src.ip
+            && self.own.insert(left.tuple.src.ip)
+        {
+            self.node.add_local(left.tuple.src.ip);
+        }
+    }
+
+    /// Runs the model. Where it is in doubt about something that no capture shows, what the node did decides.
+    pub(super) fn decide(
         &mut self,
-        event: &Event,
         segment: &Segment,
         inward: bool,
         seen: Seen,
         ahead: &mut Ahead,
     ) -> Result<Decision, ReadError> {
-        let max = self.setup.sysctls.ct.max as usize;
-        if self.node.ct.count() as usize + self.tracked.len() / 2 + 1 < max {
-            return Ok(self.decide(segment, inward, seen));
-        }
-        let before = (self.node.clone(), self.schedulers.clone());
-        let told = (self.armed.clone(), self.told.clone());
-        let decision = self.decide(segment, inward, seen);
-        let full = decision.rule == Rule::Conntrack(CtRule::TableFull);
-        if !full && matches!(compare(&decision, seen), Match::Yes) {
-            return Ok(decision);
-        }
-        let Some(listed) = ahead.listed_next(event.at)? else {
-            return Ok(decision);
-        };
-        let now = self.jiffies();
-        let alive =
-            |entry: &&CtEntry| entry.status.has(Status::CONFIRMED) && !entry.is_expired(now);
-        let entries = before.0.ct.iter().map(|(_, entry)| entry);
-        let alive = entries.filter(alive).collect::<Vec<_>>();
-        let victims = alive
-            .iter()
-            .filter(|entry| !entry.status.has(Status::ASSURED) && !listed.contains(&entry.orig));
-        let victims = victims.map(|entry| entry.orig).collect::<Vec<_>>();
-        // Expired entries count until the collector comes by or somebody lists the table.
-        let lapsed = self
-            .tracked
-            .values()
-            .filter(|deadline| **deadline <= now)
-            .count()
-            / 2;
-        let may_be_full = lapsed > 0 && alive.len() + lapsed >= max;
-        if victims.is_empty() && !(full || may_be_full && seen == Seen::Nothing) {
-            return Ok(decision);
-        }
-        if full && victims.is_empty() && seen == Seen::Nothing {
-            return Ok(decision);
-        }
-        (self.node, self.schedulers) = before;
-        (self.armed, self.told) = told;
-        if !victims.is_empty() {
-            for victim in victims {
-                self.node.ct.delete_tuple(now, &victim);
-            }
-            self.report.not_checked(SACRIFICED);
-        } else if full {
-            self.node.ct.delete_expired(now);
-            self.report.not_checked(COLLECTOR);
-        } else {
-            self.report.not_checked(COLLECTOR);
-            return Ok(Decision {
-                verdict: Verdict::Drop,
-                rule: Rule::Conntrack(CtRule::TableFull),
-                ct: Some(CtRule::TableFull),
-                entry: None,
-            });
-        }
-        Ok(self.decide(segment, inward, seen))
-    }
-
-    /// Runs the model. Where it is in doubt about something that no capture shows, what the node did decides.
-    fn decide(&mut self, segment: &Segment, inward: bool, seen: Seen) -> Decision {
         self.node.advance(self.now);
+        self.full |= !self.setup.exact && self.node.ct.count() >= self.setup.sysctls.ct.max;
         let doubt = self.doubt(segment, inward);
         let before = doubt.map(|_| (self.node.clone(), self.schedulers.clone()));
+        let rules = match doubt {
+            None => self.rules_in_doubt(segment, inward, ahead)?,
+            Some(_) => None,
+        };
+        let before = before.or_else(|| {
+            Some((self.node.clone(), self.schedulers.clone())).filter(|_| rules.is_some())
+        });
         let found = self.entry_of(segment, inward);
         let mut decision = self.run_packet(segment, inward, seen);
-        if let (Some(doubt), Some((node, schedulers))) = (doubt, before)
+        if let Some((node, schedulers)) = before
             && !matches!(compare(&decision, seen), Match::Yes)
             && !matches!(seen, Seen::TooEarly)
         {
             let undo = std::mem::replace(&mut self.node, node);
             let undo_schedulers = std::mem::replace(&mut self.schedulers, schedulers);
-            self.flip(&doubt);
+            match (&doubt, &rules) {
+                (Some(doubt), _) => self.flip(doubt),
+                (None, Some(rules)) => self.rules_ahead(rules),
+                (None, None) => {}
+            }
             let other = self.run_packet(segment, inward, seen);
             if matches!(compare(&other, seen), Match::Yes) {
-                self.report
-                    .not_checked("death of an entry inside the timer granule");
-                let (at, armed, ticks) = (self.now, doubt.armed.at, doubt.armed.ticks);
-                self.learn(Evidence::Fired {
-                    armed,
-                    ticks,
-                    at,
-                    fired: doubt.alive,
-                });
+                if let Some(doubt) = doubt {
+                    self.report
+                        .not_checked("death of an entry inside the timer granule");
+                    let (at, armed, ticks) = (self.now, doubt.armed.at, doubt.armed.ticks);
+                    self.learn(Evidence::Fired {
+                        armed,
+                        ticks,
+                        at,
+                        fired: doubt.alive,
+                    });
+                } else {
+                    self.report.not_checked(
+                        "moment of a change of the rules, which the next listing shows",
+                    );
+                }
                 decision = other;
             } else {
                 self.node = undo;
@@ -370,82 +327,49 @@ impl<'a> Replay<'a> {
         }
         let decision = self.collector(segment, inward, seen, decision);
         self.remember(segment, &decision, found);
-        decision
+        Ok(decision)
     }
 
-    /// An expired conntrack entry holds its tuples until the collector comes by: when that was, no capture
-    /// shows. A new entry that clashes with one is dropped, or not.
-    fn collector(
-        &mut self,
+    /// Real servers of the next listing may get packets before it.
+    fn meet_servers(&mut self, ahead: &mut Ahead) -> Result<(), ReadError> {
+        let now = Stamp(self.origin.0.saturating_add(self.now.0));
+        if let Some((at, block)) = ahead.rules_after(now, LISTING_MAX)?
+            && at != self.met
+        {
+            self.met = at;
+            for end in Self::listed_servers(block) {
+                self.servers.insert(end);
+            }
+        }
+        Ok(())
+    }
+
+    /// The state of the rules that the next listing shows, if it may already hold for this packet: nobody sees when
+    /// between two listings a rule changes.
+    fn rules_in_doubt(
+        &self,
         segment: &Segment,
         inward: bool,
-        seen: Seen,
-        decision: Decision,
-    ) -> Decision {
-        let now = self.jiffies();
-        let why = COLLECTOR;
-        match (decision.rule, decision.verdict, seen) {
-            (Rule::Conntrack(CtRule::Clash), Verdict::Drop, Seen::Left(left)) => {
-                for tuple in [segment.tuple, left.tuple, left.tuple.reversed()] {
-                    // Looking an expired entry up deletes it.
-                    self.node.ct.find(now, &tuple);
-                }
-                let again = self.run_packet(segment, inward, seen);
-                if matches!(compare(&again, seen), Match::Yes) {
-                    self.report.not_checked(why);
-                    return again;
-                }
-                decision
-            }
-            (_, Verdict::Forward(out), Seen::Nothing)
-                if made_entry(decision.ct) && self.lapsed_lately(&out.tuple) =>
-            {
-                self.node.ct.delete_tuple(now, &segment.tuple);
-                self.node.ct.delete_tuple(now, &out.tuple);
-                self.report.not_checked(why);
-                Decision {
-                    verdict: Verdict::Drop,
-                    rule: Rule::Conntrack(CtRule::Clash),
-                    ..decision
-                }
-            }
-            _ => decision,
-        }
-    }
-
-    /// Whether a conntrack entry that owned the tuple, in either direction, has expired less than a collector's
-    /// round ago.
-    fn lapsed_lately(&self, tuple: &Tuple) -> bool {
-        [*tuple, tuple.reversed()].iter().any(|tuple| {
-            self.tracked.get(tuple).is_some_and(|deadline| {
-                *deadline <= self.jiffies()
-                    && deadline.until(self.jiffies()) < self.clock.ticks(COLLECTOR_MAX_S)
-            })
-        })
-    }
-
-    /// Remembers until when the conntrack entries live. After a whole listing no expired one is left.
-    pub(super) fn note_tracked(&mut self, listed: bool) {
-        let now = self.jiffies();
-        let round = if listed {
-            0
-        } else {
-            self.clock.ticks(COLLECTOR_MAX_S)
+        ahead: &mut Ahead,
+    ) -> Result<Option<RulesBlock>, ReadError> {
+        let at = Stamp(self.origin.0.saturating_add(self.now.0));
+        let Some((_, block)) = ahead.rules_after(at, LISTING_MAX)?.filter(|_| inward) else {
+            return Ok(None);
         };
-        self.tracked.retain(|_, deadline| *deadline + round > now);
-        let entries = self
-            .node
-            .ct
-            .iter()
-            .filter(|(_, e)| e.status.has(Status::CONFIRMED));
-        for (_, entry) in entries {
-            self.tracked.insert(entry.orig, entry.deadline);
-            self.tracked.insert(entry.reply, entry.deadline);
-        }
+        let opens = segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK);
+        let touched = opens
+            || self
+                .entry_of(segment, inward)
+                .is_none_or(|(_, dest)| Self::listed_servers(block).all(|end| end != dest));
+        let key = ServiceKey {
+            proto: segment.tuple.proto,
+            addr: segment.tuple.dst,
+        };
+        Ok((touched && self.differs(block, key)).then(|| block.clone()))
     }
 
     /// The entry that a packet would follow, by its client's tuple.
-    fn entry_of(&self, segment: &Segment, inward: bool) -> Option<(Tuple, Endpoint)> {
+    pub(super) fn entry_of(&self, segment: &Segment, inward: bool) -> Option<(Tuple, Endpoint)> {
         let table = self.node.ipvs.table();
         let dests = self.node.ipvs.dests();
         let id = if inward {
@@ -502,18 +426,13 @@ impl<'a> Replay<'a> {
     }
 
     /// Gives the packet to the model; a scheduler of unknown state takes one that fits what the node did.
-    fn run_packet(&mut self, segment: &Segment, inward: bool, seen: Seen) -> Decision {
+    pub(super) fn run_packet(&mut self, segment: &Segment, inward: bool, seen: Seen) -> Decision {
         let key = ServiceKey {
             proto: segment.tuple.proto,
             addr: segment.tuple.dst,
         };
         let mut drawn = Drawn::of(seen);
         let policy = drawn.policy(segment, inward, self.setup.null_binding());
-        if let SourceNat::Masquerade { ip, .. } = policy
-            && self.own.insert(ip)
-        {
-            self.node.add_local(ip);
-        }
         self.node.set_source_nat(policy);
         let possible = self.schedulers.get(&key).filter(|_| inward).cloned();
         let Some(possible) = possible else {
@@ -578,17 +497,17 @@ impl<'a> Replay<'a> {
         };
         let outcome = compare(decision, seen);
         let rule = decision.rule;
-        *self.report.rules.entry(format!("{rule:?}")).or_default() += 1;
+        *self.rules.entry(rule).or_default() += 1;
         match outcome {
             Match::Yes => self.report.verdicts += 1,
             Match::Unknown(why) => self.report.not_checked(why),
             Match::No(class) => self.disagree(event, segment, client, decision, seen, class),
         }
-        let text = format!("{segment}: {}", seen_text(seen));
         self.past.push_back(Past {
             at: event.at,
             client,
-            text,
+            segment: *segment,
+            seen,
             rule,
         });
         if self.past.len() > HISTORY {
@@ -610,6 +529,9 @@ impl<'a> Replay<'a> {
             self.report.not_checked(
                 "packet of a connection older than the capture, or taken from a listing",
             );
+        } else if self.setup.rules_in_doubt(event.at, &tuple) {
+            self.report
+                .not_checked("packet between two listings of rules that differ for its service");
         } else if self.spoilt.iter().any(|spoilt| spoilt.contains(&tuple)) {
             self.report.not_checked(
                 "packet after a divergence of its connection, before the next listing",
@@ -664,7 +586,7 @@ impl<'a> Replay<'a> {
         let mut before = mine
             .rev()
             .take(SHOWN_BEFORE)
-            .map(|past| format!("{}  {}", past.at, past.text))
+            .map(|past| format!("{}  {}: {}", past.at, past.segment, seen_text(past.seen)))
             .collect::<Vec<_>>();
         before.reverse();
         self.report.diverged(Divergence {
@@ -690,138 +612,4 @@ impl<'a> Replay<'a> {
                 format!("{:?}: {}", past.rule, past.rule.describe())
             })
     }
-}
-
-/// A doubt about an entry whose deadline has passed: whether its timer has fired.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Doubt {
-    pub tuple: Tuple,
-    pub armed: Armed,
-    /// What the model believes.
-    pub alive: bool,
-}
-
-impl Replay<'_> {
-    /// Whether the packet meets an entry, or the place of one, whose timer may or may not have fired.
-    fn doubt(&self, segment: &Segment, inward: bool) -> Option<Doubt> {
-        if let Some((tuple, _)) = self.entry_of(segment, inward) {
-            let armed = *self.armed.get(&tuple)?;
-            return (armed.expires <= self.jiffies()).then_some(Doubt {
-                tuple,
-                armed,
-                alive: true,
-            });
-        }
-        let (tuple, armed) = if inward {
-            (segment.tuple, *self.armed.get(&segment.tuple)?)
-        } else {
-            let mine = |(tuple, armed): &(&Tuple, &Armed)| {
-                tuple.src == segment.tuple.dst && armed.dest == segment.tuple.src
-            };
-            let (tuple, armed) = self.armed.iter().find(mine)?;
-            (*tuple, *armed)
-        };
-        self.may_live(&armed).then_some(Doubt {
-            tuple,
-            armed,
-            alive: false,
-        })
-    }
-
-    /// Whether an entry that the model has let go may still be there on a grid of another phase.
-    pub(super) fn may_live(&self, armed: &Armed) -> bool {
-        let latest = armed.expires + self.clock.lateness_max(armed.ticks) + 1;
-        let slack = Span(self.setup.slack().0.min(1_000_000));
-        self.jiffies() >= armed.expires && self.clock.jiffies(self.now - slack) <= latest
-    }
-
-    /// Lets the entry of a doubt die, or live again.
-    pub(super) fn flip(&mut self, doubt: &Doubt) {
-        if doubt.alive {
-            if let Some(id) = self.node.ipvs.table().find_in(&doubt.tuple) {
-                self.node.expire_entry(self.now, id);
-            }
-            return;
-        }
-        let listed = ipvs_model::ipvs::Listed {
-            proto: doubt.tuple.proto,
-            client: doubt.tuple.src,
-            virt: doubt.tuple.dst,
-            dest: doubt.armed.dest,
-            state: doubt.armed.state,
-            assured: false,
-            left_ticks: 0,
-        };
-        self.node.ipvs.adopt(self.now, &listed);
-    }
-}
-
-/// Whether the model's decision is what the node was seen to do.
-fn compare(decision: &Decision, seen: Seen) -> Match {
-    match (&decision.verdict, seen) {
-        (_, Seen::TooEarly) => Match::Unknown("packet at the end of the capture"),
-        (Verdict::Forward(out), Seen::Left(left)) if out.tuple == left.tuple => Match::Yes,
-        (Verdict::Forward(out), Seen::Left(left)) if out.tuple.dst == left.tuple.dst => {
-            Match::Unknown("source address and port chosen by NAT on the node")
-        }
-        (Verdict::Local { answer: None } | Verdict::Drop, Seen::Nothing) => Match::Yes,
-        (
-            Verdict::Local {
-                answer: Some(answer),
-            },
-            Seen::Reset(reset),
-        ) => {
-            let same =
-                |a: &Segment, b: &Segment| (a.flags, a.seq, a.ack) == (b.flags, b.seq, b.ack);
-            if same(answer, &reset) {
-                Match::Yes
-            } else {
-                Match::No(Class::Answer)
-            }
-        }
-        (Verdict::Local { .. }, Seen::Nothing) => Match::No(Class::Answer),
-        (Verdict::Reject(kind), Seen::Icmp(seen)) if *kind == seen => Match::Yes,
-        (Verdict::Reject(_), Seen::Nothing) => {
-            Match::Unknown("ICMP error that the node may have withheld by its rate limit")
-        }
-        _ => Match::No(Class::Verdict),
-    }
-}
-
-/// Whether the packet made a conntrack entry, on its way in or, judged invalid there, on its way out.
-const fn made_entry(ct: Option<CtRule>) -> bool {
-    !matches!(
-        ct,
-        Some(CtRule::InWindow | CtRule::LiberalWindow | CtRule::SynRetransmitted)
-    )
-}
-
-fn verdict_text(verdict: &Verdict) -> String {
-    match verdict {
-        Verdict::Forward(out) => format!("forwarded as {}", out.tuple),
-        Verdict::Local {
-            answer: Some(answer),
-        } => format!("taken by the node itself, which answers {answer}"),
-        Verdict::Local { answer: None } => "taken by the node itself, without an answer".to_owned(),
-        Verdict::Drop => "dropped".to_owned(),
-        Verdict::Reject(kind) => format!("refused by ICMP ({kind:?})"),
-    }
-}
-
-fn seen_text(seen: Seen) -> String {
-    match seen {
-        Seen::Left(left) => format!("forwarded as {}", left.tuple),
-        Seen::Reset(answer) => format!("answered by the node: {answer}"),
-        Seen::Icmp(kind) => format!("refused by ICMP ({kind:?})"),
-        Seen::Nothing => "nothing left the node".to_owned(),
-        Seen::TooEarly => "the capture ends".to_owned(),
-    }
-}
-
-fn rule_text(decision: &Decision) -> String {
-    let rule = decision.rule;
-    let tracked = decision
-        .ct
-        .map_or_else(String::new, |ct| format!("; conntrack: {}", ct.describe()));
-    format!("{rule:?}: {}{tracked}", rule.describe())
 }

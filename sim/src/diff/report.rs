@@ -98,8 +98,10 @@ pub struct Divergence {
 pub struct Explanation {
     /// In words: "this node behaves like one without ...".
     pub text: String,
-    /// Divergences that are left under it.
+    /// Divergences that are left under it ...
     pub left: u64,
+    /// ... of so many, the first ones, for which an explanation was searched.
+    pub of: u64,
     /// Whether it explains the first divergence.
     pub explains_first: bool,
 }
@@ -208,8 +210,8 @@ impl Report {
                 };
                 let _ = writeln!(
                     out,
-                    "  {}: {} of {total} divergences left, explains {first}",
-                    explanation.text, explanation.left
+                    "  {}: {} of {} divergences left, explains {first}",
+                    explanation.text, explanation.left, explanation.of
                 );
             }
         }

@@ -19,11 +19,57 @@ impl Replay<'_> {
         }
         if let Some(dump) = &block.dump {
             let services = services_of_dump(dump);
-            self.take_rules(event, &services, block.complete, false);
+            self.report.snapshots += 1;
+            self.take_rules(None, &services, block.complete);
         }
         if let Some(listing) = &block.listing {
-            self.take_rules(event, listing, block.complete, true);
+            self.report.snapshots += 1;
+            self.take_rules(Some(event), listing, block.complete);
         }
+    }
+
+    /// Takes the state that a later block shows, ahead of its time.
+    pub(super) fn rules_ahead(&mut self, block: &RulesBlock) {
+        let dumped = block.dump.as_deref().map(services_of_dump);
+        if let Some(services) = dumped.as_ref().or(block.listing.as_ref()) {
+            self.take_rules(None, services, block.complete);
+        }
+    }
+
+    /// The real servers that a block lists.
+    pub(super) fn listed_servers(block: &RulesBlock) -> impl Iterator<Item = Endpoint> + '_ {
+        let listing = block.listing.iter().flatten();
+        let listed = listing
+            .flat_map(|service| &service.dests)
+            .map(|dest| dest.real);
+        let dump = block.dump.iter().flatten();
+        listed.chain(dump.filter_map(|command| match command {
+            RuleCommand::AddDest(_, dest) => Some(dest.real),
+            _ => None,
+        }))
+    }
+
+    /// Whether a block shows a service otherwise than the model has it: its real servers and their weights.
+    pub(super) fn differs(&self, block: &RulesBlock, key: ServiceKey) -> bool {
+        let dumped = block.dump.as_deref().map(services_of_dump);
+        let Some(services) = dumped.as_ref().or(block.listing.as_ref()) else {
+            return false;
+        };
+        if self.foreign.contains(&key.addr) {
+            return false;
+        }
+        let Some(listed) = services.iter().find(|s| key_of(s.service.id) == key) else {
+            return block.complete && self.node.ipvs.service(key).is_some();
+        };
+        let mine = self.node.ipvs.real_servers(key);
+        let mut mine = mine
+            .map(|dest| (dest.addr, dest.weight))
+            .collect::<Vec<_>>();
+        let listed = listed.dests.iter().map(|dest| (dest.real, dest.weight));
+        let mut listed = listed.collect::<Vec<_>>();
+        mine.sort_unstable();
+        listed.sort_unstable();
+        mine != listed
     }
 
     fn command(&mut self, command: &RuleCommand) {
@@ -129,15 +175,8 @@ impl Replay<'_> {
     }
 
     /// Compares the rules with a listing, then makes them agree: between two listings nobody sees when a rule
-    /// changed.
-    fn take_rules(
-        &mut self,
-        event: &Event,
-        listed: &[ListedService],
-        complete: bool,
-        counters: bool,
-    ) {
-        self.report.snapshots += 1;
+    /// changed. Counters are compared if there is an `event` that shows them.
+    fn take_rules(&mut self, event: Option<&Event>, listed: &[ListedService], complete: bool) {
         for service in listed {
             let key = key_of(service.service.id);
             if self.foreign.contains(&key.addr) {
@@ -159,7 +198,7 @@ impl Replay<'_> {
                 if states.len() > 1 {
                     self.schedulers.insert(key, states);
                 }
-            } else if counters {
+            } else if let Some(event) = event {
                 self.compare_counters(event, key, service);
             }
         }

@@ -1,5 +1,6 @@
 //! What a capture says of its node, as the model wants it; and rules as they were applied.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipvs_model::conntrack::SourceNat;
@@ -7,10 +8,11 @@ use ipvs_model::ipvs::sched::{Flags, Kind};
 use ipvs_model::ipvs::service::{Persistence, ServiceKey};
 use ipvs_model::kernel::{Behaviours, Kernel};
 use ipvs_model::node::{Balancer, NodeConfig};
+use ipvs_model::segment::Tuple;
 use ipvs_model::sysctl::Sysctls;
 use ipvs_model::time::{Clock, Span};
 
-use crate::capture::{Capture, ReadError, ServiceArgs, ServiceId, Stamp};
+use crate::capture::{Body, Capture, Files, ReadError, RuleCommand, ServiceArgs, ServiceId, Stamp};
 
 /// The tick of a node whose manifest does not say: Debian's and Ubuntu's choice for most of their kernels.
 const HZ_ASSUMED: u32 = 250;
@@ -36,6 +38,18 @@ pub(super) struct Setup {
     pub nat: bool,
     /// Count which cells of the tables are exercised.
     pub coverage: bool,
+    /// The tables are listed right after every packet, so what a packet did is seen and not guessed.
+    pub exact: bool,
+    /// When a service's rules changed between two listings: nobody saw when.
+    pub doubtful: Arc<Vec<RuleGap>>,
+}
+
+/// Between two listings that differ for a service.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RuleGap {
+    from: Stamp,
+    to: Stamp,
+    service: ServiceKey,
 }
 
 impl Setup {
@@ -50,8 +64,11 @@ impl Setup {
         let behaviours = kernel.behaviours();
         let file = Arc::from("manifest.toml");
         let mut sysctls = manifest.sysctls(&file)?;
-        // Which entry a full table sacrifices depends on the node's hash seed: the comparison decides, not the model.
-        sysctls.ct.buckets = u32::MAX;
+        let exact = manifest.transit.is_some();
+        if exact {
+            // Which entry a full table sacrifices depends on the node's hash seed: the next listing tells, not the model.
+            sysctls.ct.buckets = u32::MAX;
+        }
         Ok(Self {
             behaviours,
             sysctls,
@@ -63,7 +80,9 @@ impl Setup {
                 .map(|boot| origin.since(boot)),
             tolerance_ms: (manifest.snapshot_tolerance_s * 1_000.0) as u64,
             nat: true,
+            doubtful: Arc::new(rule_gaps(capture)?),
             coverage: false,
+            exact,
             tracking: sysctls.vs.conntrack || capture.files.conntrack.is_some(),
         })
     }
@@ -86,7 +105,9 @@ impl Setup {
             tolerance_ms: 1_100,
             tracking: true,
             nat: true,
+            doubtful: Arc::default(),
             coverage: false,
+            exact: false,
         }
     }
 
@@ -113,6 +134,18 @@ impl Setup {
     /// By how much a listing may be late: what the tolerance leaves after rounding to seconds.
     pub(super) const fn slack(&self) -> Span {
         Span::from_millis(self.tolerance_ms.saturating_sub(1_000))
+    }
+
+    /// Whether the rules that a packet met are not known: they changed between the listing before and the one
+    /// after.
+    pub(super) fn rules_in_doubt(&self, at: Stamp, tuple: &Tuple) -> bool {
+        self.doubtful.iter().any(|gap| {
+            let service = gap.service;
+            gap.from <= at
+                && at <= gap.to
+                && service.proto == tuple.proto
+                && service.addr == tuple.dst
+        })
     }
 
     /// Whether a listed number of whole seconds agrees with the model's ticks.
@@ -145,4 +178,61 @@ pub(super) fn service_of(args: &ServiceArgs) -> Option<(Kind, Flags, Option<Pers
         netmask: args.netmask.map_or(u32::MAX, |mask| mask.to_bits()),
     });
     Some((kind, flags, persistence))
+}
+
+/// Where listings or dumps of rules differ from the ones before. Commands are dated and leave no gap.
+fn rule_gaps(capture: &Capture) -> Result<Vec<RuleGap>, ReadError> {
+    let rules_only = Capture {
+        files: Files {
+            rules: capture.files.rules.clone(),
+            ..Files::default()
+        },
+        ..capture.clone()
+    };
+    let mut events = rules_only.events()?;
+    let mut gaps = Vec::new();
+    let mut before = None::<(Stamp, BTreeMap<ServiceKey, String>)>;
+    while let Some(event) = events.next_event()? {
+        let Body::Rules(block) = &event.body else {
+            continue;
+        };
+        if !block.commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut services = BTreeMap::new();
+        for service in block.listing.iter().flatten() {
+            let dests = service.dests.iter().map(|dest| (dest.real, dest.weight));
+            let text = format!("{:?} {:?}", service.service, dests.collect::<Vec<_>>());
+            services.insert(key_of(service.service.id), text);
+        }
+        for command in block.dump.iter().flatten() {
+            if let RuleCommand::AddService(args) = command {
+                services.entry(key_of(args.id)).or_insert_with(String::new);
+            }
+            if let RuleCommand::AddDest(id, dest) = command {
+                let text = services.entry(key_of(*id)).or_insert_with(String::new);
+                *text += &format!("{dest:?}");
+            }
+        }
+        if block.listing.is_none() && block.dump.is_none() {
+            continue;
+        }
+        if let Some((from, earlier)) = &before {
+            let keys = services
+                .keys()
+                .chain(earlier.keys())
+                .collect::<BTreeSet<_>>();
+            for key in keys {
+                if services.get(key) != earlier.get(key) {
+                    gaps.push(RuleGap {
+                        from: *from,
+                        to: event.at,
+                        service: *key,
+                    });
+                }
+            }
+        }
+        before = Some((event.at, services));
+    }
+    Ok(gaps)
 }

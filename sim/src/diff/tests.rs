@@ -9,19 +9,23 @@ fn captures() -> PathBuf {
 }
 
 fn recordings() -> Vec<PathBuf> {
-    let mut directories = std::fs::read_dir(captures().join("kernels"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
+    let within = |folder: PathBuf| {
+        let entries = std::fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().path())
+    };
+    let mut directories = within(captures())
+        .chain(within(captures().join("kernels")))
+        .filter(|path| path.join("manifest.toml").is_file())
         .collect::<Vec<_>>();
     directories.sort();
     directories
 }
 
-/// Three kernels, all modes, three schedulers: not one packet and not one row differs, and nearly nothing is left
-/// unchecked.
+/// Every recording that is committed: not one packet and not one row differs, and little is left unchecked.
 #[test]
 fn recordings_of_kernels_agree_with_the_model() {
     let mut rules = std::collections::BTreeMap::<String, u64>::new();
+    let (mut verdicts, mut entries) = (0, 0);
     for directory in recordings() {
         let report = diff(&Capture::open(&directory).unwrap()).unwrap();
         assert_eq!(
@@ -31,14 +35,11 @@ fn recordings_of_kernels_agree_with_the_model() {
             directory.display(),
             report.text(3)
         );
-        assert!(
-            report.verdicts > 150 && report.entries > 1_000,
-            "{}",
-            report.text(0)
-        );
+        verdicts += report.verdicts;
+        entries += report.entries;
         let unchecked = report.not_checked.values().sum::<u64>();
         assert!(
-            unchecked <= 6,
+            unchecked <= 25,
             "{}\n{}",
             directory.display(),
             report.text(0)
@@ -47,6 +48,7 @@ fn recordings_of_kernels_agree_with_the_model() {
             *rules.entry(rule).or_default() += count;
         }
     }
+    assert!(verdicts > 6_000 && entries > 60_000, "{verdicts} {entries}");
     // What these recordings exercise; a reader that lost packets would lose some of them.
     for rule in [
         "Ipvs(Scheduled)",

@@ -151,27 +151,60 @@ fn addresses(first: std::net::Ipv4Addr, count: u32) -> Vec<std::net::Ipv4Addr> {
         .collect()
 }
 
+fn published(pods: &[std::net::Ipv4Addr]) -> RolloutEvent {
+    let serving = |ip: &std::net::Ipv4Addr| EndpointState {
+        ip: *ip,
+        node: 0,
+        ready: true,
+        serving: true,
+        terminating: false,
+    };
+    let endpoints = pods.iter().map(serving).collect();
+    RolloutEvent::EndpointsPublished { endpoints }
+}
+
+/// Pods that serve from a moment on, numbered from `first`.
+fn serve(mut script: Script, first: usize, pods: &[std::net::Ipv4Addr], from: Instant) -> Script {
+    for (number, &ip) in (first..).zip(pods) {
+        let pod = PodId(number as u32);
+        script = script
+            .at(from, RolloutEvent::AddressAssigned { pod, ip })
+            .at(from, RolloutEvent::Listening { pod });
+        if from > Instant::ZERO {
+            script = script.at(from, RolloutEvent::PodReady { pod });
+        }
+    }
+    script
+}
+
 /// Pods that serve from the start and stay.
 fn standing(pods: &[std::net::Ipv4Addr]) -> Script {
-    let mut script = Script::new();
-    let mut endpoints = Vec::new();
-    for (number, &ip) in (0..).zip(pods) {
-        let pod = PodId(number);
+    serve(Script::new(), 0, pods, Instant::ZERO).at(Instant::ZERO, published(pods))
+}
+
+/// Pods added after, or taken away from, those of the start.
+fn scaled(
+    before: &[std::net::Ipv4Addr],
+    added: &[std::net::Ipv4Addr],
+    scale: &scenario::Scale,
+) -> Script {
+    let at = Instant::ZERO + scale.at;
+    let gone = at + scale.gone_after;
+    let kept = before.len().min(scale.to as usize);
+    let after = [&before[..kept], added].concat();
+    let mut script = serve(standing(before), before.len(), added, at)
+        .at(at, RolloutEvent::Started { revision: 1 });
+    for (number, &ip) in before.iter().enumerate().skip(kept) {
+        let pod = PodId(number as u32);
         script = script
-            .at(Instant::ZERO, RolloutEvent::AddressAssigned { pod, ip })
-            .at(Instant::ZERO, RolloutEvent::Listening { pod });
-        endpoints.push(EndpointState {
-            ip,
-            node: 0,
-            ready: true,
-            serving: true,
-            terminating: false,
-        });
+            .at(at, RolloutEvent::PodTerminating { pod })
+            .at(gone, RolloutEvent::ProcessExited { pod, killed: true })
+            .at(gone, RolloutEvent::AddressGone { pod, ip })
+            .at(gone, RolloutEvent::PodRemoved { pod });
     }
-    script.at(
-        Instant::ZERO,
-        RolloutEvent::EndpointsPublished { endpoints },
-    )
+    script
+        .at(at, published(&after))
+        .at(at, RolloutEvent::Complete { revision: 1 })
 }
 
 impl Source {
@@ -189,6 +222,11 @@ impl Source {
                 let die = Instant::ZERO + script.old_die_at;
                 Self::Script(Scripted::new(Script::swap(&old, &new, at, die)))
             }
+            scenario::Rollout::Scale(scale) => {
+                let before = addresses(server.old_address, scale.from);
+                let added = addresses(scenario.new_address(), scale.to.saturating_sub(scale.from));
+                Self::Script(Scripted::new(scaled(&before, &added, scale)))
+            }
             scenario::Rollout::Deployment(deployment) => {
                 let strategy = UpdateStrategy::RollingUpdate {
                     max_surge: amount(deployment.max_surge),
@@ -201,12 +239,20 @@ impl Source {
                     pod: pod_spec(deployment),
                     nodes: 1,
                 };
-                let pool = AddressPool::new(
+                let mut pool = AddressPool::new(
                     server.old_address,
                     1 << 16,
                     Reuse::RoundRobin,
                     Span::from_secs(30),
                 );
+                // What lies between the old pods and the new ones belongs to other workloads.
+                let (old, new) = (
+                    server.old_address.to_bits(),
+                    scenario.new_address().to_bits(),
+                );
+                for ip in old.saturating_add(deployment.replicas)..new {
+                    pool.reserve(ip.into());
+                }
                 let mut rollout = Rollout::new(spec, pool, Instant::ZERO);
                 rollout.start(Instant::ZERO + deployment.start);
                 Self::Deployment(Box::new(rollout))

@@ -1,6 +1,7 @@
 //! The client hosts of a run and the pods that serve it.
 
 use hashbrown::HashMap;
+use ipvs_model::index::EndpointMap;
 use ipvs_model::kube::PodId;
 use ipvs_model::segment::Endpoint;
 use ipvs_model::sysctl::TcpSysctls;
@@ -16,10 +17,19 @@ use rustc_hash::FxBuildHasher;
 use std::net::Ipv4Addr;
 
 use super::streams::{Purpose, Streams};
-use crate::scenario::{Location, PortChoice, Scenario};
+use crate::scenario::{Location, Masquerade, Phase, PortChoice, Scenario};
 
 /// Time for which any machine may have been up before the run: ten days.
 const UPTIME_MAX: Span = Span::from_secs(864_000);
+
+/// How long a machine had been up. The draw happens either way, so that fixing it reshuffles nothing else.
+fn uptime(phase: Phase, rng: &mut impl Rng) -> Span {
+    let drawn = Span(rng.random_range(0..UPTIME_MAX.0));
+    match phase {
+        Phase::Random => drawn,
+        Phase::Fixed(uptime) => uptime,
+    }
+}
 
 /// A host that opens connections: one network namespace with a kernel of its own.
 #[derive(Debug)]
@@ -97,7 +107,7 @@ impl Hosts {
             for address in table.addresses() {
                 let number = hosts.all.len() as u32;
                 let mut rng = streams.stream(Purpose::ClientKernel, number);
-                let uptime = Span(rng.random_range(0..UPTIME_MAX.0));
+                let uptime = uptime(table.uptime, &mut rng);
                 let clock = Clock::new(table.hz.0, kernel.timer_era(), uptime);
                 let secret = Secret::from_seed(rng.next_u64());
                 let stack = Stack {
@@ -144,7 +154,10 @@ impl Hosts {
 
     /// The host that has an address.
     pub fn at(&self, address: Ipv4Addr) -> Option<u32> {
-        self.by_address.get(&address).copied()
+        match self.all.as_slice() {
+            [only] => (only.to.saddr == address).then_some(0),
+            _ => self.by_address.get(&address).copied(),
+        }
     }
 
     /// Addresses and port ranges, so that the node can keep its entries in arrays.
@@ -200,7 +213,7 @@ pub struct PodHost {
     /// It stops listening and waits for its connections.
     pub draining: bool,
     /// Connections.
-    pub peers: HashMap<u64, Peer, FxBuildHasher>,
+    pub peers: EndpointMap<Peer>,
     /// Connections that the process has not closed.
     pub open: u32,
 }
@@ -211,14 +224,19 @@ pub struct Pods {
     all: Vec<PodHost>,
     stack: Option<Stack>,
     backlog: u32,
+    /// The addresses and ports that packets come from.
+    peers: Vec<(Ipv4Addr, (u16, u16))>,
 }
+
+/// So many arrays for the ports of one address, each of 113 KB by default, all pods may have together.
+const ARRAYS_MAX: usize = 64;
 
 impl Pods {
     /// No pods yet, on nodes with the scenario's server kernel.
-    pub fn new(scenario: &Scenario, streams: Streams) -> Self {
+    pub fn new(scenario: &Scenario, hosts: &Hosts, streams: Streams) -> Self {
         let mut rng = streams.stream(Purpose::PodKernel, 0);
         let kernel = scenario.server.behaviours();
-        let uptime = Span(rng.random_range(0..UPTIME_MAX.0));
+        let uptime = uptime(scenario.server.uptime, &mut rng);
         let clock = Clock::new(scenario.server.hz.0, kernel.timer_era(), uptime);
         let secret = Secret::from_seed(rng.next_u64());
         let stack = Stack {
@@ -231,11 +249,28 @@ impl Pods {
             all: Vec::new(),
             stack: Some(stack),
             backlog: scenario.server.backlog,
+            peers: match scenario.kube_proxy.masquerade {
+                Masquerade::None => hosts.port_ranges().take(ARRAYS_MAX).collect(),
+                _ => vec![(scenario.node.address, (1024, u16::MAX))],
+            },
+        }
+    }
+
+    /// The peers for which the pod at a place keeps arrays: all of them, or none if there are too many.
+    fn reserved(&self, place: usize) -> &[(Ipv4Addr, (u16, u16))] {
+        if (place + 1) * self.peers.len() <= ARRAYS_MAX {
+            &self.peers
+        } else {
+            &[]
         }
     }
 
     /// A pod got its address. `direct`: it answers past the node.
     pub fn add(&mut self, id: PodId, address: Endpoint, direct: bool) {
+        let mut peers = EndpointMap::default();
+        for (ip, ports) in self.reserved(self.all.len()) {
+            peers.reserve(*ip, *ports);
+        }
         self.all.push(PodHost {
             id,
             pod: None,
@@ -244,7 +279,7 @@ impl Pods {
             gone: None,
             direct,
             draining: false,
-            peers: HashMap::default(),
+            peers,
             open: 0,
         });
     }
@@ -252,8 +287,12 @@ impl Pods {
     /// A pod's application listens.
     pub fn listen(&mut self, id: PodId) {
         let (stack, backlog) = (self.stack, self.backlog);
-        if let (Some(host), Some(stack)) = (self.by_id(id), stack) {
-            host.pod = Some(Pod::new(stack, host.address, backlog));
+        if let (Some(place), Some(stack)) = (self.place(id), stack) {
+            let mut pod = Pod::new(stack, self.all[place as usize].address, backlog);
+            for (ip, ports) in self.reserved(place as usize) {
+                pod.reserve(*ip, *ports);
+            }
+            self.all[place as usize].pod = Some(pod);
         }
     }
 

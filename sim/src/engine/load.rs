@@ -1,11 +1,11 @@
 //! The load: when requests start, which client host makes them, and what each of them is waiting for.
 
-use hashbrown::HashMap;
+use ipvs_model::index::PortMap;
 use ipvs_model::segment::Endpoint;
 use ipvs_model::time::{Instant, NANOS_PER_SEC, Span};
 use rand::rngs::ChaCha8Rng;
-use rustc_hash::FxBuildHasher;
 
+use super::queue::{Lane, Queue};
 use super::streams::{Purpose, Streams, draw, exponential};
 use crate::outcome::Cause;
 use crate::scenario::{Arrivals, Client as ClientKind, Dist, Side};
@@ -148,22 +148,22 @@ pub struct Manners {
     pub requests: u32,
     /// Who sends the first FIN.
     pub closes_first: Side,
-    /// The application gives up a request after this time.
-    pub timeout: Option<Span>,
-    /// The application gives up a connect after this time.
-    pub connect_timeout: Option<Span>,
+    /// The application gives up a request after this lane's time.
+    pub timeout: Option<Lane>,
+    /// The application gives up a connect after this lane's time.
+    pub connect_timeout: Option<Lane>,
 }
 
 impl Manners {
     /// The manners of a table.
-    pub const fn of(table: &ClientKind) -> Self {
+    pub fn of<E>(table: &ClientKind, queue: &mut Queue<E>) -> Self {
         Self {
             request_bytes: table.request_bytes,
             response_bytes: table.response_bytes,
             requests: table.requests_per_connection,
             closes_first: table.closes_first,
-            timeout: table.timeout,
-            connect_timeout: table.connect_timeout,
+            timeout: table.timeout.map(|timeout| queue.lane(timeout)),
+            connect_timeout: table.connect_timeout.map(|timeout| queue.lane(timeout)),
         }
     }
 }
@@ -248,11 +248,37 @@ impl ConnState {
 }
 
 /// Connections by host and port.
-pub type Conns = HashMap<u64, ConnState, FxBuildHasher>;
+#[derive(Debug, Default)]
+pub struct Conns {
+    hosts: Vec<PortMap<ConnState>>,
+}
 
-/// The key of a connection.
-pub const fn conn_key(host: u32, port: u16) -> u64 {
-    (host as u64) << 16 | port as u64
+impl Conns {
+    /// What is kept of a connection.
+    pub fn get(&self, host: u32, port: u16) -> Option<&ConnState> {
+        self.hosts.get(host as usize)?.get(port)
+    }
+
+    /// What is kept of a connection.
+    pub fn get_mut(&mut self, host: u32, port: u16) -> Option<&mut ConnState> {
+        self.hosts.get_mut(host as usize)?.get_mut(port)
+    }
+
+    /// What is kept of a connection; if nothing is, that `request` uses it.
+    pub fn get_or_insert(&mut self, host: u32, port: u16, request: u32) -> &mut ConnState {
+        let host = host as usize;
+        if self.hosts.len() <= host {
+            self.hosts.resize_with(host + 1, PortMap::default);
+        }
+        self.hosts[host].get_or_insert(port, ConnState::new(request))
+    }
+
+    /// Forgets a connection.
+    pub fn remove(&mut self, host: u32, port: u16) {
+        if let Some(ports) = self.hosts.get_mut(host as usize) {
+            ports.remove(port);
+        }
+    }
 }
 
 /// A draw from a distribution on a stream of its own, or the constant without a draw.

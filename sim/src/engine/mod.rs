@@ -27,6 +27,23 @@ pub struct RunResult {
     pub trace: RunTrace,
 }
 
+/// Replays a scenario with a seed and checks the node's tables after every so many packets; for tests. The result is that
+/// of [`run`].
+///
+/// # Errors
+/// Those of [`run`]; or the first invariant that was broken, with the moment.
+pub fn run_checked(
+    scenario: &Scenario,
+    seed: u64,
+    options: &TraceOptions,
+    every: u64,
+) -> Result<RunResult, String> {
+    let mut world = world::World::new(scenario, seed, options)?;
+    world.check_every(every);
+    let (summary, trace) = world.run_checked()?;
+    Ok(RunResult { summary, trace })
+}
+
 /// Replays a scenario with a seed.
 ///
 /// # Errors

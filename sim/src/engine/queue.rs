@@ -1,9 +1,9 @@
-//! The event queue: a lane for each constant delay, a small heap for what is near, and buckets for what is far.
+//! The event queue: a lane for each constant delay, and buckets for everything else.
 //!
-//! Packets that take the same time arrive in the order in which they were sent, so a queue each is enough for them.
-//! Timers mostly lie seconds ahead: they wait unsorted in a bucket of 2^24 ns (17 ms) and enter the heap when its time
-//! comes, so that the heap never holds more than the next bucket. Ties are broken by the order of scheduling: the order
-//! of events is total.
+//! Packets that take the same time arrive in the order in which they were sent, so a first-in-first-out queue each is
+//! enough for them, and for every timeout of constant length. All other events wait unsorted in a bucket of 2^24 ns
+//! (17 ms), which is sorted when its time comes; a small heap takes what is still added to it then. Ties are broken by
+//! the order of scheduling: the order of events is total.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -12,70 +12,126 @@ use ipvs_model::time::{Instant, Span};
 
 /// A delay line: everything on it arrives the same time after it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lane(usize);
-
-struct DelayLine<E> {
+pub struct Lane {
     delay: Span,
-    waiting: VecDeque<(Instant, u64, E)>,
+    /// Its place among the queues; [`NO_LINE`] if there are too many and its events wait in buckets.
+    line: usize,
 }
 
-/// When, in which order of scheduling, and the slot of the event.
-type Pending = (Instant, u64, u32);
+const NO_LINE: usize = usize::MAX;
+/// More lanes than this are not worth a look at each event.
+const LINES_MAX: usize = 8;
+
+/// When, and in which order of scheduling.
+type Key = (Instant, u64);
+
+/// After every event.
+const NEVER: Key = (Instant::NEVER, u64::MAX);
+
+/// A key and the slot of the event.
+type Pending = (Key, u32);
 
 /// The width of a bucket: 2 to this power, in nanoseconds.
 const BUCKET_SHIFT: u32 = 24;
+/// Buckets of the ring: 69 s. What is further ahead waits in a tree.
+const RING: u64 = 4096;
+
+struct DelayLine<E> {
+    delay: Span,
+    waiting: VecDeque<(Key, E)>,
+}
 
 /// Events in the order of time, then of scheduling.
 pub struct Queue<E> {
     sequence: u64,
-    /// Buckets up to this one are in the heap.
-    near: u64,
-    heap: BinaryHeap<Reverse<Pending>>,
-    far: BTreeMap<u64, Vec<Pending>>,
+    lines: Vec<DelayLine<E>>,
+    /// The key of the first event of each line, [`NEVER`] for an empty one.
+    fronts: Vec<Key>,
+    /// Buckets up to this one are in `near` and `late`.
+    bucket: u64,
+    /// What is left of the bucket, the last event first.
+    near: Vec<Pending>,
+    /// What was scheduled for the bucket after it had been sorted.
+    late: BinaryHeap<Reverse<Pending>>,
+    /// The next bucket that holds anything, `u64::MAX` if none does.
+    next: u64,
+    /// Buckets after `bucket`, by their number modulo [`RING`].
+    ring: Vec<Vec<Pending>>,
+    /// A bit for each bucket of the ring that is not empty.
+    filled: Vec<u64>,
+    beyond: BTreeMap<u64, Vec<Pending>>,
     spare: Vec<Vec<Pending>>,
+    /// The events of everything but the lines.
     events: Vec<Option<E>>,
     free: Vec<u32>,
-    lanes: Vec<DelayLine<E>>,
-}
-
-enum Source {
-    Heap,
-    Lane(usize),
 }
 
 impl<E> Default for Queue<E> {
     fn default() -> Self {
         Self {
             sequence: 0,
-            near: 0,
-            heap: BinaryHeap::new(),
-            far: BTreeMap::new(),
+            lines: Vec::new(),
+            fronts: Vec::new(),
+            bucket: 0,
+            near: Vec::new(),
+            late: BinaryHeap::new(),
+            next: u64::MAX,
+            ring: (0..RING).map(|_| Vec::new()).collect(),
+            filled: vec![0; RING as usize / 64],
+            beyond: BTreeMap::new(),
             spare: Vec::new(),
             events: Vec::new(),
             free: Vec::new(),
-            lanes: Vec::new(),
         }
     }
 }
 
+enum Source {
+    Near,
+    Late,
+    Line(usize),
+}
+
 impl<E> Queue<E> {
-    /// A new lane of a constant delay.
+    /// The lane of a constant delay.
     pub fn lane(&mut self, delay: Span) -> Lane {
-        self.lanes.push(DelayLine {
-            delay,
-            waiting: VecDeque::new(),
-        });
-        Lane(self.lanes.len() - 1)
+        let known = self.lines.iter().position(|line| line.delay == delay);
+        let line = match known {
+            Some(line) => line,
+            None if self.lines.len() == LINES_MAX => NO_LINE,
+            None => {
+                let waiting = VecDeque::new();
+                self.lines.push(DelayLine { delay, waiting });
+                self.fronts.push(NEVER);
+                self.lines.len() - 1
+            }
+        };
+        Lane { delay, line }
     }
 
-    fn next_sequence(&mut self) -> u64 {
+    const fn key(&mut self, when: Instant) -> Key {
         self.sequence += 1;
-        self.sequence
+        (when, self.sequence)
+    }
+
+    /// Sends an event down a lane. `now` must not go back between calls.
+    #[inline]
+    pub fn send(&mut self, now: Instant, lane: Lane, event: E) {
+        let when = now + lane.delay;
+        let Some(line) = self.lines.get_mut(lane.line) else {
+            return self.at(when, event);
+        };
+        self.sequence += 1;
+        let key = (when, self.sequence);
+        if line.waiting.is_empty() {
+            self.fronts[lane.line] = key;
+        }
+        line.waiting.push_back((key, event));
     }
 
     /// Schedules an event at a moment.
     pub fn at(&mut self, when: Instant, event: E) {
-        let sequence = self.next_sequence();
+        let key = self.key(when);
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.events[slot as usize] = Some(event);
@@ -86,92 +142,116 @@ impl<E> Queue<E> {
                 self.events.len() as u32 - 1
             }
         };
-        let pending = (when, sequence, slot);
         let bucket = when.0 >> BUCKET_SHIFT;
-        if bucket <= self.near {
-            self.heap.push(Reverse(pending));
-        } else {
-            let spare = &mut self.spare;
-            let fresh = || spare.pop().unwrap_or_default();
-            self.far.entry(bucket).or_insert_with(fresh).push(pending);
+        if bucket <= self.bucket {
+            self.late.push(Reverse((key, slot)));
+            return;
         }
+        let spare = &mut self.spare;
+        let mut fresh = || spare.pop().unwrap_or_default();
+        if bucket - self.bucket < RING {
+            let place = (bucket % RING) as usize;
+            let pending = &mut self.ring[place];
+            if pending.is_empty() {
+                self.filled[place / 64] |= 1 << (place % 64);
+                *pending = fresh();
+            }
+            pending.push((key, slot));
+        } else {
+            let pending = self.beyond.entry(bucket).or_insert_with(fresh);
+            pending.push((key, slot));
+        }
+        self.next = self.next.min(bucket);
     }
 
-    /// Sends an event down a lane. `now` must not go back between calls.
-    pub fn send(&mut self, now: Instant, lane: Lane, event: E) {
-        let sequence = self.next_sequence();
-        let line = &mut self.lanes[lane.0];
-        line.waiting.push_back((now + line.delay, sequence, event));
-    }
-
-    /// Moves the next bucket into the heap.
+    /// Takes the next bucket up. `near` and `late` are empty.
     fn load(&mut self) {
-        if let Some((bucket, mut pending)) = self.far.pop_first() {
-            self.near = bucket;
-            self.heap.extend(pending.drain(..).map(Reverse));
+        self.bucket = self.next;
+        let place = (self.bucket % RING) as usize;
+        if self.filled[place / 64] & (1 << (place % 64)) != 0 {
+            self.filled[place / 64] &= !(1 << (place % 64));
+            let pending = core::mem::take(&mut self.ring[place]);
+            self.spare.push(core::mem::replace(&mut self.near, pending));
+        }
+        if let Some(mut pending) = self.beyond.remove(&self.bucket) {
+            self.near.append(&mut pending);
             self.spare.push(pending);
         }
+        self.near.sort_unstable_by(|a, b| b.cmp(a));
+        let beyond = self.beyond.first_key_value();
+        let beyond = beyond.map_or(u64::MAX, |(bucket, _)| *bucket);
+        self.next = self.next_of_ring().min(beyond);
     }
 
-    fn first(&self) -> Option<(Instant, u64, Source)> {
-        let mut best = self
-            .heap
-            .peek()
-            .map(|Reverse((when, sequence, _))| (*when, *sequence, Source::Heap));
-        for (index, line) in self.lanes.iter().enumerate() {
-            if let Some((when, sequence, _)) = line.waiting.front()
-                && best
-                    .as_ref()
-                    .is_none_or(|(w, s, _)| (*when, *sequence) < (*w, *s))
-            {
-                best = Some((*when, *sequence, Source::Lane(index)));
+    /// The first bucket of the ring after the current one that holds anything.
+    fn next_of_ring(&self) -> u64 {
+        let first = self.bucket + 1;
+        let mut ahead = 0;
+        while ahead < RING {
+            let place = (first + ahead) % RING;
+            let word = self.filled[(place / 64) as usize] >> (place % 64);
+            if word != 0 {
+                return first + ahead + u64::from(word.trailing_zeros());
+            }
+            ahead += 64 - place % 64;
+        }
+        u64::MAX
+    }
+
+    #[inline]
+    fn first(&self) -> (Key, Source) {
+        let mut best = (NEVER, Source::Near);
+        if let Some((key, _)) = self.near.last() {
+            best.0 = *key;
+        }
+        if let Some(Reverse((key, _))) = self.late.peek()
+            && *key < best.0
+        {
+            best = (*key, Source::Late);
+        }
+        for (line, key) in self.fronts.iter().enumerate() {
+            if *key < best.0 {
+                best = (*key, Source::Line(line));
             }
         }
         best
     }
 
     /// Takes the next event if it is not after `until`.
+    #[inline]
     pub fn pop(&mut self, until: Instant) -> Option<(Instant, E)> {
         let (when, source) = loop {
-            let first = self.first();
-            let start = self
-                .far
-                .first_key_value()
-                .map(|(bucket, _)| bucket << BUCKET_SHIFT);
-            match (first, start) {
-                (Some((when, _, source)), start) if start.is_none_or(|start| when.0 < start) => {
-                    break (when, source);
-                }
-                (None, None) => return None,
-                _ => self.load(),
+            let ((when, _), source) = self.first();
+            if when.0 >> BUCKET_SHIFT < self.next {
+                break (when, source);
             }
+            if self.next == u64::MAX {
+                return None;
+            }
+            self.load();
         };
         if when > until {
             return None;
         }
-        match source {
-            Source::Lane(index) => {
-                let (when, _, event) = self.lanes[index].waiting.pop_front()?;
-                Some((when, event))
+        let slot = match source {
+            Source::Line(index) => {
+                let waiting = &mut self.lines[index].waiting;
+                let (_, event) = waiting.pop_front()?;
+                self.fronts[index] = waiting.front().map_or(NEVER, |(key, _)| *key);
+                return Some((when, event));
             }
-            Source::Heap => {
-                let Reverse((when, _, slot)) = self.heap.pop()?;
-                self.free.push(slot);
-                let event = self.events[slot as usize].take();
-                Some((when, event.expect("a scheduled slot holds its event")))
-            }
-        }
+            Source::Near => self.near.pop()?.1,
+            Source::Late => self.late.pop()?.0.1,
+        };
+        self.free.push(slot);
+        let event = self.events[slot as usize].take();
+        Some((when, event.expect("a scheduled slot holds its event")))
     }
 
     /// Events that wait.
     pub fn len(&self) -> usize {
-        let far = self.far.values().map(Vec::len).sum::<usize>();
-        let lanes = self
-            .lanes
-            .iter()
-            .map(|line| line.waiting.len())
-            .sum::<usize>();
-        self.heap.len() + far + lanes
+        let lines = self.lines.iter().map(|line| line.waiting.len());
+        lines.sum::<usize>() + self.events.len() - self.free.len()
     }
 
     /// Whether nothing waits.

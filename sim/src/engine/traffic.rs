@@ -2,6 +2,7 @@
 
 use ipvs_model::icmp::{IcmpCause, IcmpVerdict};
 use ipvs_model::ipvs;
+use ipvs_model::kernel::Gate;
 use ipvs_model::kube::PodId;
 use ipvs_model::node::{Decision, Rule, Verdict};
 use ipvs_model::segment::{Endpoint, Flags, IcmpError, IcmpKind, Segment, Tuple};
@@ -9,12 +10,14 @@ use ipvs_model::tcp::client::ConnId;
 use ipvs_model::tcp::deadend::Answer;
 use ipvs_model::tcp::rule::Rule as TcpRule;
 use ipvs_model::tcp::socket::{ConnError, Event as SocketEvent, Outcome as TcpOutcome};
+use ipvs_model::tcp::state::State;
 use ipvs_model::time::{Instant, Span};
 use std::net::Ipv4Addr;
 
 use super::hosts::Peer;
-use super::load::{ConnState, Request, conn_key, sample};
-use super::world::{Event, Leg, World};
+use super::load::{ConnState, Request};
+use super::streams::draw;
+use super::world::{Event, Leg, Way, World};
 use crate::outcome::{Cause, Outcome};
 use crate::scenario::{Location, Side};
 
@@ -99,10 +102,9 @@ impl World<'_> {
             return;
         };
         (request.port, request.opened) = (id.port(), true);
-        let key = conn_key(host, id.port());
         request.port_idle = self
             .conns
-            .get(&key)
+            .get(host, id.port())
             .map(|conn| self.now.since(conn.ended))
             .filter(|idle| *idle > Span::ZERO);
         self.observer.connection();
@@ -115,23 +117,18 @@ impl World<'_> {
         self.observer.attempt(&request);
         let manners = self.manners[usize::from(request.kind)];
         let (slot, serial) = self.requests.insert(request);
-        let key = conn_key(request.host, request.port);
-        self.conns
-            .entry(key)
-            .or_insert(ConnState::new(slot))
-            .request = slot;
-        if request.opened
-            && let Some(conn) = self.conns.get_mut(&key)
-        {
+        let conn = self.conns.get_or_insert(request.host, request.port, slot);
+        conn.request = slot;
+        if request.opened {
             conn.filed = Instant::NEVER;
         }
         if let Some(timeout) = manners.timeout {
             self.queue
-                .at(self.now + timeout, Event::GiveUp(slot, serial, false));
+                .send(self.now, timeout, Event::GiveUp(slot, serial, false));
         }
         if let (Some(timeout), true) = (manners.connect_timeout, request.opened) {
             self.queue
-                .at(self.now + timeout, Event::GiveUp(slot, serial, true));
+                .send(self.now, timeout, Event::GiveUp(slot, serial, true));
         }
     }
 
@@ -167,7 +164,7 @@ impl World<'_> {
         if outcome != Outcome::Answered && request.trouble.is_none() {
             request.trouble = Some(self.blame(&request));
         }
-        if let Some(conn) = self.conns.get_mut(&conn_key(request.host, request.port)) {
+        if let Some(conn) = self.conns.get_mut(request.host, request.port) {
             (conn.request, conn.ended) = (ConnState::IDLE, self.now);
         }
         let client = Endpoint::new(self.hosts.get(request.host).address(), request.port);
@@ -223,10 +220,7 @@ impl World<'_> {
             return;
         };
         let at = client.stack().clock.instant(tick).max(self.now);
-        let conn = self
-            .conns
-            .entry(conn_key(host, port))
-            .or_insert(ConnState::new(ConnState::IDLE));
+        let conn = self.conns.get_or_insert(host, port, ConnState::IDLE);
         if at < conn.filed {
             conn.filed = at;
             self.queue.at(at, Event::ClientTimer(host, port));
@@ -238,19 +232,14 @@ impl World<'_> {
         if self.observer.options().requests_max > 0 {
             return;
         }
-        let key = conn_key(host, port);
-        if self
-            .conns
-            .get(&key)
-            .is_some_and(|conn| conn.request == ConnState::IDLE)
-        {
-            self.conns.remove(&key);
+        let conn = self.conns.get(host, port);
+        if conn.is_some_and(|conn| conn.request == ConnState::IDLE) {
+            self.conns.remove(host, port);
         }
     }
 
     pub(super) fn on_client_timer(&mut self, host: u32, port: u16) {
-        let key = conn_key(host, port);
-        match self.conns.get_mut(&key) {
+        match self.conns.get_mut(host, port) {
             Some(conn) if conn.filed == self.now => conn.filed = Instant::NEVER,
             // Filed for an earlier use of the port.
             _ => return,
@@ -266,8 +255,15 @@ impl World<'_> {
         let Some(host) = self.hosts.at(segment.tuple.dst.ip) else {
             return;
         };
-        let (_, outcome) = self.hosts.get(host).client.on_segment(self.now, segment);
-        self.client_did(host, segment.tuple.dst.port, &outcome);
+        let (found, outcome) = self.hosts.get(host).client.on_segment(self.now, segment);
+        let port = segment.tuple.dst.port;
+        if found.is_none()
+            && segment.tuple.src != self.key.addr
+            && let Some((_, request)) = self.request_of(host, port)
+        {
+            request.trouble = Some(Cause::AnswerPastNode);
+        }
+        self.client_did(host, port, &outcome);
     }
 
     pub(super) fn icmp_at_client(&mut self, error: &IcmpError) {
@@ -275,28 +271,29 @@ impl World<'_> {
             return;
         };
         let port = error.about.src.port;
-        let kind = usize::from(self.hosts.get(host).kind);
-        // On the node itself, or in a namespace on it, the error arrives while connect() still holds the socket.
-        let same_machine = self.scenario.client[kind].location != Location::Remote;
-        let request = self
-            .conns
-            .get(&conn_key(host, port))
-            .map(|conn| conn.request);
-        let connecting = request
-            .and_then(|slot| self.requests.get_mut(slot))
-            .is_some_and(|request| {
-                request.connected.is_none() && self.now.since(request.start) < FIRST_SYN
-            });
-        let (_, outcome) =
-            self.hosts
-                .get(host)
-                .client
-                .on_icmp(self.now, error, same_machine && connecting);
+        let owned = self.holds_socket(host, port);
+        let client = &mut self.hosts.get(host).client;
+        let (_, outcome) = client.on_icmp(self.now, error, owned);
         self.client_did(host, port, &outcome);
     }
 
+    /// Whether an ICMP error finds connect() at work on the socket: it is about the first SYN, the client is on the
+    /// node's machine (itself, or a namespace on it) and the kernel does not put the error off.
+    fn holds_socket(&mut self, host: u32, port: u16) -> bool {
+        let kind = usize::from(self.hosts.get(host).kind);
+        if self.scenario.client[kind].location == Location::Remote {
+            return false;
+        }
+        let id = self.conn_id(host, port);
+        let client = &self.hosts.get(host).client;
+        let first_syn = id
+            .and_then(|id| client.socket(id))
+            .is_some_and(|socket| socket.state() == State::SynSent && socket.retransmits() == 0);
+        first_syn && !client.stack().kernel.has(Gate::IcmpAfterConnect)
+    }
+
     fn request_of(&mut self, host: u32, port: u16) -> Option<(u32, &mut Request)> {
-        let slot = self.conns.get(&conn_key(host, port))?.request;
+        let slot = self.conns.get(host, port)?.request;
         self.requests.get_mut(slot).map(|request| (slot, request))
     }
 
@@ -383,7 +380,7 @@ impl World<'_> {
 
     pub(super) fn at_node(&mut self, segment: &Segment) {
         let decision = self.node.packet(self.now, segment, &mut self.node_rng);
-        self.observer.packet();
+        self.note_packet();
         if segment.flags.is_plain_syn() {
             self.note_syn(segment, &decision);
         }
@@ -460,13 +457,7 @@ impl World<'_> {
 
     /// An error about a packet that had left the node for a pod goes back through the node, which translates it.
     fn icmp_from_network(&mut self, kind: IcmpKind, about: Tuple) {
-        let tick = self.node.ipvs.clock().jiffies(self.now);
-        let original = self
-            .node
-            .ct
-            .find(tick, &about.reversed())
-            .map(|ct| self.node.ct.entry(ct.slot).orig);
-        let about = original.unwrap_or(Tuple {
+        let about = self.original_of(about).unwrap_or(Tuple {
             dst: self.key.addr,
             ..about
         });
@@ -493,9 +484,9 @@ impl World<'_> {
             Some(pod) => pod.on_segment(now, segment),
             // The container has not begun to listen.
             None => {
-                let answer = ipvs_model::node::reset_for(segment);
+                let answer = ipvs_model::tcp::socket::reset_for(segment);
                 if let Some(answer) = answer {
-                    self.from_pod(place, answer);
+                    self.pod_sends(place, answer);
                 }
                 return;
             }
@@ -539,13 +530,7 @@ impl World<'_> {
     }
 
     fn mark_wrong_service(&mut self, about: Tuple) {
-        let tick = self.node.ipvs.clock().jiffies(self.now);
-        let original = self
-            .node
-            .ct
-            .find(tick, &about.reversed())
-            .map(|ct| self.node.ct.entry(ct.slot).orig);
-        let client = original.unwrap_or(about).src;
+        let client = self.client_of(about);
         let Some(host) = self.hosts.at(client.ip) else {
             return;
         };
@@ -576,16 +561,29 @@ impl World<'_> {
             | TcpRule::TimeWaitAckLimited => Cause::StaleServerSocket,
             _ => return,
         };
-        let Some(host) = self.hosts.at(segment.tuple.src.ip) else {
+        let client = self.client_of(segment.tuple);
+        let Some(host) = self.hosts.at(client.ip) else {
             return;
         };
-        if let Some((_, request)) = self.request_of(host, segment.tuple.src.port) {
+        if let Some((_, request)) = self.request_of(host, client.port) {
             request.trouble = Some(cause);
         }
     }
 
+    /// The client whose packet a pod got, behind masquerading.
+    fn client_of(&mut self, at_pod: Tuple) -> Endpoint {
+        self.original_of(at_pod).unwrap_or(at_pod).src
+    }
+
+    /// The tuple with which a packet on its way to a pod had reached the node, if conntrack knows it.
+    fn original_of(&mut self, at_pod: Tuple) -> Option<Tuple> {
+        let tick = self.node.ipvs.clock().jiffies(self.now);
+        let ct = self.node.ct.find(tick, &at_pod.reversed())?;
+        Some(self.node.ct.entry(ct.slot).orig)
+    }
+
     /// A pod's packet leaves: through the node, or past it.
-    fn from_pod(&mut self, place: u32, segment: Segment) {
+    fn pod_sends(&mut self, place: u32, segment: Segment) {
         if self.pods.get(place).direct {
             self.travel(Leg::PodClient, Event::AtClient(segment));
         } else {
@@ -595,13 +593,13 @@ impl World<'_> {
 
     fn pod_did(&mut self, place: u32, peer: Endpoint, outcome: &TcpOutcome) {
         for segment in outcome.segments() {
-            self.from_pod(place, *segment);
+            self.pod_sends(place, *segment);
         }
         for event in outcome.events() {
             match *event {
                 SocketEvent::Accepted => {
                     let host = self.pods.get(place);
-                    host.peers.insert(peer.key(), Peer::default());
+                    host.peers.insert(peer, Peer::default());
                     host.open += 1;
                 }
                 SocketEvent::Data(bytes) => self.pod_reads(place, peer, bytes),
@@ -615,7 +613,7 @@ impl World<'_> {
 
     fn pod_forgets(&mut self, place: u32, peer: Endpoint) {
         let host = self.pods.get(place);
-        if let Some(gone) = host.peers.remove(&peer.key())
+        if let Some(gone) = host.peers.remove(peer)
             && !gone.closed
         {
             host.open -= 1;
@@ -644,10 +642,11 @@ impl World<'_> {
         };
         let at = stack.clock.instant(tick).max(now);
         let host = self.pods.get(place);
-        let state = host.peers.entry(peer.key()).or_insert(Peer {
+        let unknown = Peer {
             closed: true,
             ..Peer::default()
-        });
+        };
+        let state = host.peers.get_or_insert(peer, unknown);
         if at < state.filed {
             state.filed = at;
             self.queue.at(at, Event::PodTimer(place, peer));
@@ -657,7 +656,7 @@ impl World<'_> {
     pub(super) fn on_pod_timer(&mut self, place: u32, peer: Endpoint) {
         let now = self.now;
         let host = self.pods.get(place);
-        match host.peers.get_mut(&peer.key()) {
+        match host.peers.get_mut(peer) {
             Some(state) if state.filed == now => state.filed = Instant::NEVER,
             _ => return,
         }
@@ -677,7 +676,7 @@ impl World<'_> {
     fn pod_reads(&mut self, place: u32, peer: Endpoint, bytes: u32) {
         let kind = self.kind_of(peer.ip);
         let wanted = self.manners[kind].request_bytes;
-        let Some(state) = self.pods.get(place).peers.get_mut(&peer.key()) else {
+        let Some(state) = self.pods.get(place).peers.get_mut(peer) else {
             return;
         };
         state.received += bytes;
@@ -686,8 +685,14 @@ impl World<'_> {
         }
         state.received -= wanted;
         state.requests += 1;
-        let delay = sample(&self.scenario.server.service_time, &mut self.service_rng);
-        self.queue.at(self.now + delay, Event::Respond(place, peer));
+        let event = Event::Respond(place, peer);
+        match self.service {
+            Way::Lane(lane) => self.queue.send(self.now, lane, event),
+            Way::Random(dist) => {
+                let delay = draw(&mut self.service_rng, &dist);
+                self.queue.at(self.now + delay, event);
+            }
+        }
     }
 
     pub(super) fn respond(&mut self, place: u32, peer: Endpoint) {
@@ -698,7 +703,7 @@ impl World<'_> {
         if host.exited.is_some() {
             return;
         }
-        let Some(state) = host.peers.get_mut(&peer.key()) else {
+        let Some(state) = host.peers.get_mut(peer) else {
             return;
         };
         state.served += 1;
@@ -718,14 +723,9 @@ impl World<'_> {
     }
 
     pub(super) fn keep_alive_over(&mut self, place: u32, peer: Endpoint, served: u32) {
-        let idle = self
-            .pods
-            .get(place)
-            .peers
-            .get(&peer.key())
-            .is_some_and(|state| {
-                state.served == served && state.requests == served && !state.closed
-            });
+        let idle = self.pods.get(place).peers.get(peer).is_some_and(|state| {
+            state.served == served && state.requests == served && !state.closed
+        });
         if idle {
             self.pod_closes(place, peer);
         }
@@ -735,7 +735,7 @@ impl World<'_> {
     fn pod_closes(&mut self, place: u32, peer: Endpoint) {
         let now = self.now;
         let host = self.pods.get(place);
-        let Some(state) = host.peers.get_mut(&peer.key()) else {
+        let Some(state) = host.peers.get_mut(peer) else {
             return;
         };
         if state.closed || host.exited.is_some() {
@@ -800,6 +800,3 @@ impl World<'_> {
         self.node.set_unreachable(ip, unreachable);
     }
 }
-
-/// Before the first retransmission of a SYN: an error that comes this early can meet connect() at work.
-const FIRST_SYN: Span = Span::from_millis(500);

@@ -11,7 +11,7 @@ use ipvs_model::kube::{
     ProxyAction, ProxyBehaviours, RolloutEvent, SysctlConfig, sysctls_at_start,
 };
 use ipvs_model::node::{Balancer, Node, NodeConfig};
-use ipvs_model::segment::{Endpoint, IcmpError, Segment};
+use ipvs_model::segment::{Endpoint, IcmpError, Proto, Segment};
 use ipvs_model::sysctl::Sysctls;
 use ipvs_model::time::{Clock, Instant, Span};
 use rand::RngExt;
@@ -26,6 +26,9 @@ use super::streams::{Purpose, Streams};
 use super::trace::{RunTrace, ServerSample, Tables, TraceOptions};
 use crate::outcome::RunSummary;
 use crate::scenario::{self, DataPlane, DeadEnd, Dist, Masquerade, Phase, ProxyVersion, Scenario};
+
+/// The node keeps arrays for the ports of so many clients, each of 113 KB by default; a hash for the others.
+const ARRAYS_MAX: usize = 256;
 
 /// How long a run may go on after its load has ended, for requests that are still open.
 const TAIL: Span = Span::from_secs(300);
@@ -69,9 +72,9 @@ pub(super) enum Event {
     List,
 }
 
-/// A way between two places with its latency.
+/// A way between two places, or through the server process, with the time that it takes.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+pub(super) enum Way {
     Lane(Lane),
     Random(Dist),
 }
@@ -102,6 +105,7 @@ pub struct World<'a> {
     pub(super) conns: Conns,
     pub(super) pods: Pods,
     pub(super) observer: Observer,
+    pub(super) service: Way,
     pub(super) service_rng: ChaCha8Rng,
     pub(super) begun: u64,
     pub(super) dead_ends: super::deadends::DeadEnds,
@@ -112,6 +116,10 @@ pub struct World<'a> {
     rollout_filed: Instant,
     proxy_filed: Instant,
     events: u64,
+    /// The tables are checked after every so many packets; 0 for never.
+    check_every: u64,
+    packets: u64,
+    broken: Option<String>,
 }
 
 /// Sysctls of the node: kernel, then kube-proxy, then the scenario.
@@ -185,6 +193,11 @@ impl<'a> World<'a> {
     /// # Errors
     /// If the scenario cannot be run; the text says why and what to change.
     pub fn new(scenario: &'a Scenario, seed: u64, options: &TraceOptions) -> Result<Self, String> {
+        if scenario.service.protocol == Proto::Udp {
+            return Err("service.protocol = \"udp\": clients and pods of a run speak TCP only so far; write \"tcp\", \
+                        or compare a recording of UDP with `sim diff`"
+                .to_owned());
+        }
         let streams = Streams::new(seed);
         let sysctls = node_sysctls(scenario)?;
         let mut node = build_node(scenario, sysctls, streams);
@@ -201,7 +214,7 @@ impl<'a> World<'a> {
             .add_service(key, kind, SchedFlags::default(), persistence)
             .map_err(|error| error.to_string())?;
         let hosts = Hosts::new(scenario, streams);
-        for (ip, ports) in hosts.port_ranges() {
+        for (ip, ports) in hosts.port_ranges().take(ARRAYS_MAX) {
             node.ipvs.reserve(key.proto, ip, ports);
         }
         let end = Instant::ZERO + scenario.duration;
@@ -219,6 +232,12 @@ impl<'a> World<'a> {
         };
         let client_node = way(scenario.network.client_node, &mut queue);
         let node_pod = way(scenario.network.node_pod, &mut queue);
+        let service = way(scenario.server.service_time, &mut queue);
+        let manners = scenario.client.iter();
+        let manners = manners
+            .map(|table| Manners::of(table, &mut queue))
+            .collect();
+        let pods = Pods::new(scenario, &hosts, streams);
         let mut world = Self {
             scenario,
             queue,
@@ -230,11 +249,12 @@ impl<'a> World<'a> {
             control: Control::new(scenario, streams),
             hosts,
             loads,
-            manners: scenario.client.iter().map(Manners::of).collect(),
+            manners,
             requests: Requests::default(),
             conns: Conns::default(),
-            pods: Pods::new(scenario, streams),
+            pods,
             observer: Observer::new(options),
+            service,
             service_rng: streams.stream(Purpose::Service, 0),
             begun: 0,
             dead_ends: super::deadends::DeadEnds::new(scenario, clock, streams),
@@ -245,6 +265,9 @@ impl<'a> World<'a> {
             rollout_filed: Instant::NEVER,
             proxy_filed: Instant::NEVER,
             events: 0,
+            check_every: 0,
+            packets: 0,
+            broken: None,
         };
         world.start();
         Ok(world)
@@ -293,8 +316,44 @@ impl<'a> World<'a> {
         self.file_proxy();
     }
 
-    /// Runs to the end: no request starts after the scenario's duration; those that are open may end.
+    /// Checks the node's tables after every so many packets from now on.
+    pub const fn check_every(&mut self, packets: u64) {
+        self.check_every = packets;
+    }
+
+    /// Another packet has crossed the node.
+    pub(super) fn note_packet(&mut self) {
+        self.observer.packet();
+        self.packets += 1;
+        if self.check_every > 0
+            && self.packets.is_multiple_of(self.check_every)
+            && self.broken.is_none()
+            && let Err(what) = self.node.check_invariants(self.now)
+        {
+            self.broken = Some(format!(
+                "at {} after {} packets: {what}",
+                self.now, self.packets
+            ));
+        }
+    }
+
+    /// Runs to the end.
     pub fn run(mut self) -> (RunSummary, RunTrace) {
+        let end = self.play();
+        self.observer.finish(end, self.events)
+    }
+
+    /// Runs to the end; fails if a check of the tables did.
+    pub fn run_checked(mut self) -> Result<(RunSummary, RunTrace), String> {
+        let end = self.play();
+        match self.broken {
+            Some(what) => Err(what),
+            None => Ok(self.observer.finish(end, self.events)),
+        }
+    }
+
+    /// Lets everything happen: no request starts after the scenario's duration; those that are open may end.
+    fn play(&mut self) -> Instant {
         let end = Instant::ZERO + self.scenario.duration;
         let last = end + TAIL;
         while let Some((at, event)) = self.queue.pop(last) {
@@ -305,7 +364,7 @@ impl<'a> World<'a> {
             self.events += 1;
             self.handle(event);
         }
-        self.observer.finish(end, self.events)
+        end
     }
 
     fn handle(&mut self, event: Event) {

@@ -19,6 +19,8 @@ choice! {
         "deployment" => Deployment(Deployment),
         /// All pods replaced at fixed moments, as the kernel lab does it.
         "scripted" => Scripted(Scripted),
+        /// More pods, or fewer, at one moment; those that stay are not touched.
+        "scale" => Scale(Scale),
     }
 }
 
@@ -110,6 +112,22 @@ section! {
     }
 }
 
+section! {
+    /// Pods added or taken away.
+    #[derive(Copy)]
+    pub struct Scale {
+        /// When the endpoints change. New pods serve from then on.
+        at: Span = secs(150),
+        /// Pods at the start.
+        from: u32 = 2; in 1..=1_000,
+        /// Pods after the change.
+        to: u32 = 4; in 0..=1_000,
+        /// Of fewer pods, how long those that go still serve: they are killed, and their addresses gone, this long after
+        /// the change.
+        gone_after: Span = secs(30),
+    }
+}
+
 impl Rollout {
     /// How many pods run at the start.
     pub const fn old_pods(&self) -> u32 {
@@ -117,6 +135,7 @@ impl Rollout {
             Self::None(steady) => steady.pods,
             Self::Deployment(deployment) => deployment.replicas,
             Self::Scripted(script) => script.old_pods,
+            Self::Scale(scale) => scale.from,
         }
     }
 
@@ -126,6 +145,7 @@ impl Rollout {
             Self::None(_) => 0,
             Self::Deployment(deployment) => deployment.replicas,
             Self::Scripted(script) => script.new_pods,
+            Self::Scale(scale) => scale.to.saturating_sub(scale.from),
         }
     }
 
@@ -135,6 +155,7 @@ impl Rollout {
             Self::None(_) => None,
             Self::Deployment(deployment) => Some(deployment.start),
             Self::Scripted(script) => Some(script.at),
+            Self::Scale(scale) => Some(scale.at),
         }
     }
 }

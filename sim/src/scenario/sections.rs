@@ -185,6 +185,10 @@ section! {
         kernel: Kernel = kernel("4.19.57"),
         /// Timer interrupts a second, CONFIG_HZ.
         hz: Hz = Hz(250),
+        /// How long the hosts had been up when the run starts: the phase of their timers, and from 5.18 on of the
+        /// ten seconds after which connect() searches its ports from another start. "random" draws up to ten days anew
+        /// in every run, for each host.
+        uptime: Phase = Phase::Random,
         /// Ephemeral ports, net.ipv4.ip_local_port_range: both ends, or a number of ports from 32768 on. "kernel" is
         /// 32768-60999 since 4.2, 28232 ports, of which connect() prefers the 14116 even ones. Source:
         /// `__inet_hash_connect`.
@@ -287,6 +291,8 @@ section! {
         kernel: Kernel = kernel("4.19.57"),
         /// Timer interrupts a second, CONFIG_HZ.
         hz: Hz = Hz(250),
+        /// How long the pods' nodes had been up when the run starts; "random" draws up to ten days anew in every run.
+        uptime: Phase = Phase::Random,
         /// The backlog that the server gives to listen(); the kernel caps it at net.core.somaxconn. Default: nginx.
         backlog: u32 = 511; in 1..=1_000_000,
         /// From a request read to its response written.

@@ -53,6 +53,7 @@ impl Scenario {
             Rollout::None(steady) => ("[rollout.none]", steady.lines()),
             Rollout::Deployment(deployment) => ("[rollout.deployment]", deployment.lines()),
             Rollout::Scripted(script) => ("[rollout.scripted]", script.lines()),
+            Rollout::Scale(scale) => ("[rollout.scale]", scale.lines()),
         };
         section(&mut out, head, &lines);
         out

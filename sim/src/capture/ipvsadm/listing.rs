@@ -142,24 +142,26 @@ fn dest(real: &str, rest: &[&str]) -> Parsed<ListLine> {
 
 impl ListedService {
     /// Puts the lines of one listing together. Destinations without a service before them, as grep may leave
-    /// them, are dropped; the number of those is the second part.
+    /// them, are dropped; the number of those is the second part. Those of a foreign service are its own.
     pub fn collect(lines: impl IntoIterator<Item = ListLine>) -> (Vec<Self>, usize) {
         let mut services = Vec::<Self>::new();
         let mut orphans = 0;
-        let mut in_service = false;
+        // Whose the next destinations are: nobody's, a foreign service's, or those of the last service.
+        let mut owner = None;
         for line in lines {
             match line {
                 ListLine::Service(service) => {
-                    in_service = true;
+                    owner = Some(true);
                     services.push(Self {
                         service,
                         dests: Vec::new(),
                     });
                 }
-                ListLine::ForeignService(_) => in_service = false,
-                ListLine::Dest(dest) => match services.last_mut().filter(|_| in_service) {
-                    Some(service) => service.dests.push(dest),
-                    None => orphans += 1,
+                ListLine::ForeignService(_) => owner = Some(false),
+                ListLine::Dest(dest) => match (owner, services.last_mut()) {
+                    (Some(true), Some(service)) => service.dests.push(dest),
+                    (Some(false), _) => {}
+                    _ => orphans += 1,
                 },
             }
         }

@@ -101,7 +101,9 @@ UDP  10.96.0.10:53 mh (mh-port) ops
             Parsed::Unknown(why) => panic!("{line}: {why}"),
         });
     let (services, orphans) = ListedService::collect(lines);
-    assert_eq!((services.len(), orphans), (2, 1));
+    assert_eq!((services.len(), orphans), (2, 0));
+    let cut = parse_list_line("-> 10.27.1.249:53 Masq 0 0 0").item();
+    assert_eq!(ListedService::collect(cut).1, 1);
     assert_eq!(services[0].service.persistent_s, Some(10_800));
     assert_eq!(
         (services[0].dests[0].active, services[0].dests[0].inactive),

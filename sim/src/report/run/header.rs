@@ -132,6 +132,12 @@ fn rollout(scenario: &Scenario) -> Fact {
             length(script.at),
             length(script.old_die_at),
         ),
+        Rollout::Scale(scale) => format!(
+            "{} pods become {} at {}, dead addresses: {end}",
+            scale.from,
+            scale.to,
+            length(scale.at),
+        ),
     };
     ("rollout", words)
 }

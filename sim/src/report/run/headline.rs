@@ -1,7 +1,8 @@
 //! The verdict in words: what failed, when, for how long, what the clients saw, why, and what to try.
 
-use ipvs_model::time::NANOS_PER_SEC;
+use ipvs_model::time::{NANOS_PER_SEC, Span};
 
+use super::timeline::DEAD_MIN;
 use super::{Header, timeline};
 use crate::outcome::{Cause, DELAYED_AFTER, Outcome, RunSummary};
 use crate::report::text::{Align, Look, Tone, columns, count_of, length, percent, thousands};
@@ -72,22 +73,23 @@ fn failed(summary: &RunSummary) -> (Tone, String) {
     )
 }
 
-/// Stretches without an answer, if any lasted a second or longer.
+/// Stretches without an answer, if any lasted long enough to be called dead.
 fn dead(header: &Header, summary: &RunSummary) -> Option<(Tone, String)> {
-    if summary.longest_dead_ns < NANOS_PER_SEC {
+    if summary.longest_dead_ns < DEAD_MIN.0 {
         return None;
     }
-    let longest = length(ipvs_model::time::Span(summary.longest_dead_ns));
-    let stretches = timeline::dead_stretches(summary);
-    let place = stretches.iter().copied().reduce(|best, next| {
+    let longest = length(Span(summary.longest_dead_ns));
+    let mut stretches = timeline::dead_stretches(header, summary);
+    stretches.retain(|(from, until)| until - from >= DEAD_MIN.as_secs());
+    let longer = |best: (u64, u64), next: (u64, u64)| {
         if next.1 - next.0 > best.1 - best.0 {
             next
         } else {
             best
         }
-    });
-    let end = timeline::end_s(header, summary);
-    let place = match place {
+    };
+    let end = header.duration.0.div_ceil(NANOS_PER_SEC);
+    let place = match stretches.iter().copied().reduce(longer) {
         Some((from, until)) if until >= end => format!(", from about {from} s to the end"),
         Some((from, until)) => format!(", from about {from} s to {until} s"),
         None => String::new(),
@@ -98,16 +100,14 @@ fn dead(header: &Header, summary: &RunSummary) -> Option<(Tone, String)> {
             .map(|(from, until)| until - from)
             .sum::<u64>();
         format!(
-            "The service was dead {} times, {together} s together, the longest time for {longest}{place}",
+            "The service was dead {} times, about {together} s together, the longest time for {longest}{place}",
             stretches.len()
         )
     } else {
         format!("The service was dead for {longest}{place}")
     };
-    Some((
-        Tone::Bad,
-        format!("{sentence}: requests were made and not one was answered."),
-    ))
+    let sentence = format!("{sentence}: requests were made and not one was answered.");
+    Some((Tone::Bad, sentence))
 }
 
 fn late(summary: &RunSummary) -> Option<(Tone, String)> {
@@ -313,6 +313,10 @@ const fn remedies_of(cause: Cause, ipvs: bool) -> &'static [(&'static str, &'sta
         )],
         Cause::ConntrackFull => &[("--conntrack-max 1000000", "room for more connections")],
         Cause::PortsExhausted | Cause::NatPortsExhausted => &[KEEP_ALIVE, WIDER_PORTS],
+        Cause::AnswerPastNode => &[(
+            "--masquerade masquerade",
+            "the pods answer to the node, which translates back",
+        )],
         Cause::NoDestination | Cause::PinnedToDrained | Cause::PinnedToDeleted | Cause::Other => {
             &[]
         }

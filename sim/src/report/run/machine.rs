@@ -36,7 +36,7 @@ pub fn json(
             .map(|c| (c.key().to_owned(), counts[c.index()].into()))
             .collect::<serde_json::Map<_, _>>()
     };
-    let dead = timeline::dead_stretches(summary);
+    let dead = timeline::dead_stretches(header, summary);
     json!({
         "format": FORMAT,
         "kind": "run",

@@ -12,6 +12,8 @@ use crate::report::text::{Align, Look, columns, seconds, thousands};
 
 /// Real servers side by side; more go into further tables.
 const SERVERS_ACROSS_MAX: usize = 4;
+/// More real servers than this are added up by what they are to the service.
+const SERVERS_MAX: usize = 8;
 /// Lines a table, if not more are needed to show every change of a weight.
 const LINES_MAX: usize = 24;
 /// Lines at which no weight changed stay this far from others.
@@ -52,6 +54,12 @@ pub fn text(header: &Header, look: Look, trace: &RunTrace) -> String {
     } else {
         "SYNs since the line above; - not in the service"
     };
+    if servers.len() > SERVERS_MAX {
+        let title = format!("Real servers, {} added up", servers.len());
+        let remark = "ActiveConn, InActConn; SYNs since the line above (--format json has each)";
+        let lines = sums(header.ipvs, &moments, &shown);
+        return format!("{}{lines}", heading(look, &title, remark));
+    }
     let mut out = heading(look, "Real servers", remark);
     for group in servers.chunks(SERVERS_ACROSS_MAX) {
         out.push_str(&table(header.ipvs, group, &moments, &shown));
@@ -139,7 +147,74 @@ fn table(ipvs: bool, servers: &[Endpoint], moments: &[Moment], shown: &[bool]) -
         }
         rows.push(row);
     }
-    with_titles(ipvs, &names, rows)
+    let titles: &[&str] = if ipvs {
+        &["w", "act", "inact", "SYNs"]
+    } else {
+        &["in", "SYNs"]
+    };
+    with_titles(titles, &names, rows)
+}
+
+/// Real servers added up: those that take connections, those that are drained, those that are deleted.
+fn sums(ipvs: bool, moments: &[Moment], shown: &[bool]) -> String {
+    let names: &[&str] = if ipvs {
+        &["with a weight", "weight 0", "deleted"]
+    } else {
+        &["in the rules"]
+    };
+    let mut syns = [0_u64; 3];
+    let mut rows = Vec::new();
+    for ((at, samples), shown) in moments.iter().zip(shown) {
+        let mut groups = [Group::default(); 3];
+        for sample in *samples {
+            let place = match sample.weight {
+                Some(weight) if weight > 0 => 0,
+                Some(_) => 1,
+                None => 2,
+            };
+            syns[place] += u64::from(sample.syns);
+            let group = &mut groups[place];
+            group.servers += 1;
+            group.active += u64::from(sample.active);
+            group.inactive += u64::from(sample.inactive);
+        }
+        if !shown {
+            continue;
+        }
+        let mut row = vec![seconds(at.0, 1)];
+        for (group, syns) in groups.iter().zip(&mut syns).take(names.len()) {
+            let counts = [group.servers, group.active, group.inactive, *syns];
+            let is_empty = counts == [0; 4];
+            let texts = counts.map(|count| {
+                if is_empty {
+                    String::new()
+                } else {
+                    thousands(count)
+                }
+            });
+            match ipvs {
+                true => row.extend(texts),
+                false => row.extend([texts[0].clone(), texts[3].clone()]),
+            }
+            *syns = 0;
+        }
+        rows.push(row);
+    }
+    let titles: &[&str] = if ipvs {
+        &["n", "act", "inact", "SYNs"]
+    } else {
+        &["n", "SYNs"]
+    };
+    let names = names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    with_titles(titles, &names, rows)
+}
+
+/// What a line shows of a group of real servers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Group {
+    servers: u64,
+    active: u64,
+    inactive: u64,
 }
 
 /// The columns of one real server. One that was deleted may still get SYNs through entries that kept it.
@@ -169,12 +244,7 @@ fn cell_texts(ipvs: bool, cell: &Cell) -> Vec<String> {
 }
 
 /// Adds the line of real servers, each above its columns, and the line of column titles.
-fn with_titles(ipvs: bool, names: &[String], rows: Vec<Vec<String>>) -> String {
-    let titles: &[&str] = if ipvs {
-        &["w", "act", "inact", "SYNs"]
-    } else {
-        &["in", "SYNs"]
-    };
+fn with_titles(titles: &[&str], names: &[String], rows: Vec<Vec<String>>) -> String {
     let mut all = vec![vec!["t [s]".to_owned()]];
     all[0].extend(
         names

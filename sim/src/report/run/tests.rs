@@ -572,3 +572,41 @@ fn colours_change_nothing_but_colours() {
     let stripped = anstream::adapter::strip_str(&coloured).to_string();
     assert_eq!(stripped, text(&header, &unicode(5), &summary, &trace));
 }
+
+#[test]
+fn many_real_servers_are_added_up_by_what_they_are_to_the_service() {
+    let sample = |secs, last: u8, weight| ServerSample {
+        at: Instant::from_secs(secs),
+        server: pod(last),
+        weight,
+        active: 1,
+        inactive: 100,
+        syns: 10,
+    };
+    let mut servers = (0..12).map(|i| sample(0, i, Some(1))).collect::<Vec<_>>();
+    servers.extend((0..12).map(|i| sample(5, i, Some(u32::from(i >= 9)))));
+    servers.extend((0..12).map(|i| sample(10, i, (i >= 9).then_some(1))));
+    let trace = RunTrace {
+        servers,
+        ..RunTrace::default()
+    };
+    let text = servers::text(&header(None), Look::default(), &trace);
+    snapshot!("run_many_servers", text);
+}
+
+#[test]
+fn a_gap_of_one_repeated_syn_is_late_and_not_dead() {
+    let mut recorder = Recorder::new();
+    for second in 0..10_u64 {
+        recorder.attempt(Instant::from_millis(second * 1_500));
+        let late = Span::from_millis(1_001);
+        let answered = Instant::from_millis(second * 1_500) + late;
+        recorder.answered(answered, late, Some(Cause::SynDroppedOnReuse));
+    }
+    let summary = recorder.finish(Instant::from_secs(15), 0);
+    let text = text(&header(None), &plain(0), &summary, &RunTrace::default());
+    assert!(
+        !text.contains("dead for") && !text.contains("QPS = 0"),
+        "{text}"
+    );
+}

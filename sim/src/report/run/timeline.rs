@@ -2,12 +2,15 @@
 //! between. Stretches in which nothing was answered stand out; stretches in which nothing changes are folded.
 
 use ipvs_model::segment::Endpoint;
-use ipvs_model::time::NANOS_PER_SEC;
+use ipvs_model::time::{NANOS_PER_SEC, Span};
 
 use super::{Header, View, heading};
 use crate::engine::trace::TimelineEvent;
 use crate::outcome::{RunSummary, SecondCounts};
-use crate::report::text::{Look, Tone, seconds, thousands};
+use crate::report::text::{Look, Tone, count_of, seconds, thousands};
+
+/// From here on a service is called dead. Shorter gaps are those of one SYN repeated after 1 s: late, not dead.
+pub const DEAD_MIN: Span = Span::from_secs(2);
 
 /// Lines of counts that still are a screen; a coarser bucket is taken beyond it.
 const ROWS_MAX: usize = 56;
@@ -29,14 +32,16 @@ pub fn end_s(header: &Header, summary: &RunSummary) -> u64 {
 }
 
 /// Stretches of whole seconds without an answer in which requests were made or failed, as first second and the second
-/// after the last. None if the service was never dead for a second.
-pub fn dead_stretches(summary: &RunSummary) -> Vec<(u64, u64)> {
-    if summary.longest_dead_ns < NANOS_PER_SEC {
+/// after the last. None if the service was not dead for [`DEAD_MIN`] at any time.
+pub fn dead_stretches(header: &Header, summary: &RunSummary) -> Vec<(u64, u64)> {
+    if summary.longest_dead_ns < DEAD_MIN.0 {
         return Vec::new();
     }
+    // After the end nobody asks: what fails then was asked before.
+    let end = header.duration.0.div_ceil(NANOS_PER_SEC);
     let mut stretches = Vec::new();
     let mut open = None::<(u64, u64)>;
-    for (second, counts) in (0_u64..).zip(&summary.timeline) {
+    for (second, counts) in (0..end).zip(&summary.timeline) {
         if counts.answered > 0 {
             stretches.extend(open.take());
         } else if counts.attempts > counts.ports_exhausted || counts.failed > 0 {
@@ -150,7 +155,7 @@ fn choose(
 
 fn rows(header: &Header, summary: &RunSummary, bucket: u64) -> Vec<Row> {
     let end = end_s(header, summary);
-    let dead = dead_stretches(summary);
+    let dead = dead_stretches(header, summary);
     let starts = (0..end.div_ceil(bucket)).map(|index| index * bucket);
     starts
         .map(|from| {
@@ -282,7 +287,8 @@ fn event_lines(events: &[TimelineEvent], lines: &mut Vec<Line>) {
         && let Some(first) = rest.first()
     {
         let count = rest.iter().map(|moment| moment.len()).sum::<usize>();
-        let text = format!("and {count} more events (--format json has them all)");
+        let more = count_of(count as u64, "more event", "more events");
+        let text = format!("and {more} (--format json has them all)");
         lines.push(Line::Event {
             nanos: first[0].at.0,
             text,

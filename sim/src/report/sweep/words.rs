@@ -66,6 +66,10 @@ fn rollout(rollout: &Rollout) -> Vec<String> {
             ),
             format!("old ones gone at {}", span_text(script.old_die_at)),
         ],
+        Rollout::Scale(scale) => vec![
+            format!("{} pods become {}", scale.from, scale.to),
+            format!("at {}", span_text(scale.at)),
+        ],
     }
 }
 

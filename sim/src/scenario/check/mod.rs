@@ -25,6 +25,7 @@ pub fn check(scenario: &Scenario, cx: &mut Cx) {
         Rollout::None(_) => {}
         Rollout::Deployment(deployment) => check_deployment(scenario, deployment, cx),
         Rollout::Scripted(script) => check_script(scenario, script, cx),
+        Rollout::Scale(scale) => before_end(scenario, scale.at, "rollout.scale.at", cx),
     }
     addresses(scenario, cx);
     node::sysctls(scenario, cx);

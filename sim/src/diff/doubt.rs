@@ -1,0 +1,195 @@
+//! What no capture shows, and what is done about it: whether an overdue timer has fired, whether the collector has
+//! taken an expired conntrack entry, which entry a full table gave up. What the node did decides; it is counted.
+
+use std::net::Ipv4Addr;
+
+use ipvs_model::conntrack::{CtRule, Status};
+use ipvs_model::ipvs::Listed;
+use ipvs_model::node::{Decision, Rule, Verdict};
+use ipvs_model::segment::{Endpoint, Segment, Tuple};
+use ipvs_model::time::Span;
+
+use super::ahead::Seen;
+use super::replay::{Armed, Replay};
+use super::verdict::{Match, compare, made_entry};
+
+/// The longest that an expired conntrack entry waits for the collector: a round of at most a minute, and the
+/// minute's wait before it.
+const COLLECTOR_MAX_S: u64 = 120;
+
+/// Why nothing is said of a clash with an entry that has expired.
+pub(super) const COLLECTED: &str =
+    "expired conntrack entry that the collector may or may not have taken";
+/// Why nothing is said of entries that come and go in a full table.
+pub(super) const WHICH_EVICTED: &str =
+    "conntrack table full: which entry gives way is its hash's choice";
+
+/// A doubt about an entry whose deadline has passed: whether its timer has fired.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doubt {
+    pub tuple: Tuple,
+    pub armed: Armed,
+    /// What the model believes.
+    pub alive: bool,
+}
+
+impl Replay<'_> {
+    /// Whether the packet meets an entry, or the place of one, whose timer may or may not have fired.
+    pub(super) fn doubt(&self, segment: &Segment, inward: bool) -> Option<Doubt> {
+        if let Some((tuple, _)) = self.entry_of(segment, inward) {
+            let armed = *self.armed.get(&tuple)?;
+            return (armed.expires <= self.jiffies()).then_some(Doubt {
+                tuple,
+                armed,
+                alive: true,
+            });
+        }
+        let (tuple, armed) = if inward {
+            (segment.tuple, *self.armed.get(&segment.tuple)?)
+        } else {
+            let client = Tuple {
+                proto: segment.tuple.proto,
+                src: segment.tuple.dst,
+                dst: Endpoint::new(Ipv4Addr::UNSPECIFIED, 0),
+            };
+            let of_client = self.armed.range(client..);
+            let mut of_client = of_client.take_while(|(tuple, _)| tuple.src == client.src);
+            let (tuple, armed) = of_client.find(|(_, armed)| armed.dest == segment.tuple.src)?;
+            (*tuple, *armed)
+        };
+        self.may_live(&armed).then_some(Doubt {
+            tuple,
+            armed,
+            alive: false,
+        })
+    }
+
+    /// Whether an entry that the model has let go may still be there on a grid of another phase.
+    pub(super) fn may_live(&self, armed: &Armed) -> bool {
+        let latest = armed.expires + self.clock.lateness_max(armed.ticks) + 1;
+        let slack = Span(self.setup.slack().0.min(1_000_000));
+        self.jiffies() >= armed.expires && self.clock.jiffies(self.now() - slack) <= latest
+    }
+
+    /// Lets the entry of a doubt die, or live again.
+    pub(super) fn flip(&mut self, doubt: &Doubt) {
+        if doubt.alive {
+            if let Some(id) = self.node.ipvs.table().find_in(&doubt.tuple) {
+                self.node.expire_entry(self.now(), id);
+            }
+            return;
+        }
+        let listed = Listed {
+            proto: doubt.tuple.proto,
+            client: doubt.tuple.src,
+            virt: doubt.tuple.dst,
+            dest: doubt.armed.dest,
+            state: doubt.armed.state,
+            assured: false,
+            left_ticks: 0,
+        };
+        self.node.ipvs.adopt(self.now(), &listed);
+    }
+
+    /// An expired conntrack entry holds its tuples until the collector comes by: when that was, no capture
+    /// shows. A new entry that clashes with one is dropped, or not.
+    pub(super) fn collector(
+        &mut self,
+        segment: &Segment,
+        inward: bool,
+        seen: Seen,
+        decision: Decision,
+    ) -> Decision {
+        let now = self.jiffies();
+        let why = COLLECTED;
+        match (decision.rule, decision.verdict, seen) {
+            (Rule::Conntrack(CtRule::Clash), Verdict::Drop, Seen::Left(left)) => {
+                for tuple in [segment.tuple, left.tuple, left.tuple.reversed()] {
+                    // Looking an expired entry up deletes it.
+                    self.node.ct.find(now, &tuple);
+                }
+                let again = self.run_packet(segment, inward, seen);
+                if matches!(compare(&again, seen), Match::Yes) {
+                    self.report.not_checked(why);
+                    return again;
+                }
+                decision
+            }
+            (Rule::Conntrack(CtRule::TableFull), Verdict::Drop, _)
+                if seen != Seen::Nothing && !self.setup.exact =>
+            {
+                self.make_room();
+                let again = self.run_packet(segment, inward, seen);
+                self.report.not_checked(WHICH_EVICTED);
+                again
+            }
+            (_, Verdict::Forward(out), Seen::Nothing)
+                if made_entry(decision.ct) && self.lapsed_lately(&out.tuple) =>
+            {
+                self.node.ct.delete_tuple(now, &segment.tuple);
+                self.node.ct.delete_tuple(now, &out.tuple);
+                self.report.not_checked(why);
+                Decision {
+                    verdict: Verdict::Drop,
+                    rule: Rule::Conntrack(CtRule::Clash),
+                    ..decision
+                }
+            }
+            _ => decision,
+        }
+    }
+
+    /// Frees a place in the conntrack table: which entry a full table gives up is its hash's choice.
+    fn make_room(&mut self) {
+        let now = self.jiffies();
+        let expired = self.node.ct.iter().filter(|(_, e)| e.is_expired(now));
+        let expired = expired.map(|(_, entry)| entry.orig).collect::<Vec<_>>();
+        for tuple in &expired {
+            // Looking an expired entry up deletes it.
+            self.node.ct.find(now, tuple);
+        }
+        if expired.is_empty() {
+            let unassured = |e: &ipvs_model::conntrack::CtEntry| !e.status.has(Status::ASSURED);
+            let victim = self
+                .node
+                .ct
+                .iter()
+                .find(|(_, e)| unassured(e))
+                .map(|(_, e)| e.orig);
+            if let Some(tuple) = victim {
+                self.node.ct.delete_tuple(now, &tuple);
+            }
+        }
+    }
+
+    /// Whether a conntrack entry that owned the tuple, in either direction, has expired less than a collector's
+    /// round ago.
+    pub(super) fn lapsed_lately(&self, tuple: &Tuple) -> bool {
+        [*tuple, tuple.reversed()].iter().any(|tuple| {
+            self.tracked.get(tuple).is_some_and(|deadline| {
+                *deadline <= self.jiffies()
+                    && deadline.until(self.jiffies()) < self.clock.ticks(COLLECTOR_MAX_S)
+            })
+        })
+    }
+
+    /// Remembers until when the conntrack entries live. After a whole listing no expired one is left.
+    pub(super) fn note_tracked(&mut self, listed: bool) {
+        let now = self.jiffies();
+        let round = if listed {
+            0
+        } else {
+            self.clock.ticks(COLLECTOR_MAX_S)
+        };
+        self.tracked.retain(|_, deadline| *deadline + round > now);
+        let entries = self
+            .node
+            .ct
+            .iter()
+            .filter(|(_, e)| e.status.has(Status::CONFIRMED));
+        for (_, entry) in entries {
+            self.tracked.insert(entry.orig, entry.deadline);
+            self.tracked.insert(entry.reply, entry.deadline);
+        }
+    }
+}
