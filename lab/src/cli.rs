@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::PacketConfig;
+use crate::conform::{Conform, Shrink, Summary};
 use crate::generator::draw_config;
 use crate::host::Kernel;
 use crate::job::{Job, PacketTask, Task};
@@ -28,20 +29,26 @@ enum Command {
     Record(Record),
     /// Run a whole rollout with real clients and pods, and count what the clients see.
     Rollout(Rollout),
+    /// Compare many random recordings with the model; endless, unless told otherwise.
+    Conform(Conform),
+    /// Reduce a recording that diverges to the steps that matter.
+    Shrink(Shrink),
+    /// Add up what `conform` logged: counts and coverage.
+    Summary(Summary),
 }
 
 /// Which kernel.
 #[derive(Debug, Args)]
-struct Which {
+pub struct Which {
     /// A series (6.12), a release (6.12.117) or the path of a kernel that `lab/kernel` built.
     #[arg(long)]
-    kernel: String,
+    pub kernel: String,
     /// Timer frequency of the kernel.
     #[arg(long, default_value_t = 250)]
-    hz: u32,
+    pub hz: u32,
     /// Give up after this many seconds of host time.
     #[arg(long, default_value_t = 600)]
-    limit: u64,
+    pub limit: u64,
 }
 
 #[derive(Debug, Args)]
@@ -69,6 +76,9 @@ struct Record {
     /// Record the listing of the rules only when it changed, not after every step.
     #[arg(long)]
     fewer_listings: bool,
+    /// Go on when the kernel refuses a rule of the script.
+    #[arg(long)]
+    lenient: bool,
     /// Write the steps as a script beside the capture (steps.jsonl).
     #[arg(long)]
     keep_script: bool,
@@ -106,6 +116,9 @@ pub fn run() -> Result<()> {
     match Cli::parse().command {
         Command::Record(record) => record.run(),
         Command::Rollout(rollout) => rollout.run(),
+        Command::Conform(conform) => conform.run(),
+        Command::Shrink(shrink) => shrink.run(),
+        Command::Summary(summary) => summary.run(),
     }
 }
 
@@ -165,6 +178,7 @@ impl Record {
             out: out.canonicalize()?,
             listings: !self.fewer_listings,
             keep_script: self.keep_script,
+            lenient: self.lenient,
         };
         let job = Job {
             made_by: made_by(),
@@ -215,7 +229,7 @@ fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 /// Changes keys of a configuration by name. A value that is no TOML value is taken as a string.
-fn apply<T: Serialize + DeserializeOwned>(base: &T, changes: &[String]) -> Result<T> {
+pub fn apply<T: Serialize + DeserializeOwned>(base: &T, changes: &[String]) -> Result<T> {
     let mut table = toml::Table::try_from(base).context("cannot change the configuration")?;
     for change in changes {
         let (key, value) = change

@@ -57,6 +57,8 @@ pub struct PacketTask {
     pub listings: bool,
     /// Write the steps as a script beside the capture.
     pub keep_script: bool,
+    /// A rule that the kernel refuses does not end the run: a shrunk script may have such.
+    pub lenient: bool,
 }
 
 impl Job {

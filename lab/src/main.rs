@@ -3,10 +3,12 @@
 mod cli;
 mod clock;
 mod config;
+mod conform;
 mod generator;
 mod guest;
 mod host;
 mod job;
+mod netlink;
 mod packet;
 mod play;
 mod recorder;

@@ -34,6 +34,8 @@ pub struct Manifest {
     pub vantage: &'static str,
     /// Timer frequency.
     pub hz: u32,
+    /// A packet that the node sends on has left it by then, in microseconds.
+    pub transit_us: u32,
     /// The command that made the capture.
     #[serde(rename = "made-by")]
     pub made_by: String,

@@ -463,13 +463,17 @@ impl Node {
                 entry: None,
             };
         }
-        let answer = reset_for(&seg);
-        if let (Some(answer), true) = (&answer, self.config.tracking)
-            && let Incoming::Tracked(ct, _) =
-                self.ct.incoming(jiffies, answer, &self.config.sysctls.ct)
-        {
-            // A clash drops the entry, not the answer: nothing else can own the tuple of our own RST.
-            let _ = self.ct.confirm(jiffies, ct);
+        let mut answer = reset_for(&seg);
+        if let (Some(rst), true) = (&answer, self.config.tracking) {
+            match self.ct.incoming(jiffies, rst, &self.config.sysctls.ct) {
+                Incoming::Tracked(ct, _) => {
+                    // A clash drops the entry, not the answer: nothing else can own the tuple of our own RST.
+                    let _ = self.ct.confirm(jiffies, ct);
+                }
+                Incoming::Untracked(_) => {}
+                // A full table drops the node's own packets too (`nf_conntrack_in`).
+                Incoming::Dropped(_) => answer = None,
+            }
         }
         Decision {
             verdict: Verdict::Local { answer },

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use ipvs_model::kernel::Kernel;
 use ipvs_model::sysctl::Sysctls;
+use ipvs_model::time::Span;
 
 use super::place::{Place, ReadError, Skipped, Stamp};
 
@@ -36,6 +37,8 @@ pub struct Manifest {
     pub hz: Option<u32>,
     /// When the node booted, if recorded: then the grid of its timer wheel is known.
     pub boot: Option<Stamp>,
+    /// How long a packet takes through the node at most, if recorded.
+    pub transit: Option<Span>,
     /// Tolerance of listed timeouts, in seconds.
     pub snapshot_tolerance_s: f64,
     /// Sysctls by their keys.
@@ -53,6 +56,7 @@ impl Default for Manifest {
             vantage: Vantage::Node,
             hz: None,
             boot: None,
+            transit: None,
             snapshot_tolerance_s: SNAPSHOT_TOLERANCE_S,
             sysctl: BTreeMap::new(),
             kube_proxy: BTreeMap::new(),
@@ -81,6 +85,12 @@ impl Manifest {
                 "vantage" => manifest.vantage = reader.vantage(key, value)?,
                 "hz" => manifest.hz = Some(reader.hz(key, value)?),
                 "boot_time_s" => manifest.boot = Some(reader.stamp(key, value)?),
+                "transit_us" => {
+                    let micros = u64::try_from(reader.number(key, value)?);
+                    let reason = "`transit_us` is a number of microseconds";
+                    let micros = micros.map_err(|_| reader.error(key, reason))?;
+                    manifest.transit = Some(Span::from_micros(micros.min(1_000_000)));
+                }
                 "snapshot_tolerance" => {
                     manifest.snapshot_tolerance_s = reader.tolerance(key, value)?;
                 }

@@ -38,18 +38,22 @@ pub(super) struct Ahead {
     /// Numbers of packets that were recognised as another packet's exit.
     taken: BTreeSet<u64>,
     ended: bool,
+    /// How long a packet takes through the node at most.
+    transit: Span,
     /// Longest time seen between a packet and its exit.
     pub transit_max: Span,
 }
 
 impl Ahead {
-    pub(super) const fn new(events: Events) -> Self {
+    /// `transit`: how long a packet takes through the node at most, if the capture says.
+    pub(super) fn new(events: Events, transit: Option<Span>) -> Self {
         Self {
             events,
             held: VecDeque::new(),
             rules: VecDeque::new(),
             taken: BTreeSet::new(),
             ended: false,
+            transit: transit.unwrap_or(TRANSIT_MAX),
             transit_max: Span::ZERO,
         }
     }
@@ -144,6 +148,22 @@ impl Ahead {
         Ok(next.map(|(at, block)| (*at, block)))
     }
 
+    /// The conntrack entries of a whole listing that comes before the next packet and within a packet's transit.
+    pub(super) fn listed_next(&mut self, at: Stamp) -> Result<Option<BTreeSet<Tuple>>, ReadError> {
+        let until = Stamp(at.0.saturating_add(self.transit.0));
+        self.reach(until)?;
+        for event in self.held.iter().take_while(|event| event.at <= until) {
+            match &event.body {
+                Body::Conntrack(table) if table.complete => {
+                    return Ok(Some(table.rows.iter().map(|row| row.orig).collect()));
+                }
+                Body::Packet(packet) if !self.taken.contains(&packet.number) => return Ok(None),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
     /// Finds and takes what the node did with `entered`. The flags: it came from the client's side; its receiver is
     /// the node, which may answer.
     pub(super) fn exit_of(
@@ -153,11 +173,16 @@ impl Ahead {
         (inward, local): (bool, bool),
         is_server: impl Fn(Endpoint) -> bool,
     ) -> Result<Seen, ReadError> {
-        let until = Stamp(entered.at.0.saturating_add(TRANSIT_MAX.0));
+        let until = Stamp(entered.at.0.saturating_add(self.transit.0));
         let whole = self.reach(until)?;
         // What fits, and how many packets before the first of it ask for the same: a copy sent again within the
-        // window. If fewer fit than ask, the later ones were served.
-        let (mut copies, mut of_tuple, mut fitting, mut first) = (1, 1, 0, None);
+        // window, or another packet that it would fit too. If fewer fit than ask, the later ones were served.
+        let asks = |packet: &Packet, other: &Segment, exit: &Packet| {
+            let from_client = !is_server(other.tuple.src);
+            fate(packet, other, exit, (from_client, true), &is_server) != Seen::Nothing
+        };
+        let (mut of_tuple, mut askers, mut fitting, mut first) = (1, 1, 0, None);
+        let mut between = Vec::<(&Packet, &Segment)>::new();
         for event in &self.held {
             if event.at > until || event.stepped_back {
                 break;
@@ -171,12 +196,15 @@ impl Ahead {
             let seen = fate(entered, segment, packet, (inward, local), &is_server);
             if seen != Seen::Nothing {
                 fitting += 1;
-                first = first.or(Some((packet.number, packet.at, seen)));
-                let only = match seen {
-                    Seen::Icmp(_) => of_tuple == 1,
-                    _ => copies == 1,
-                };
-                if only {
+                if first.is_none() {
+                    first = Some((packet.number, packet.at, seen));
+                    // An ICMP error quotes the tuple only: any packet of it may be meant.
+                    askers = match seen {
+                        Seen::Icmp(_) => of_tuple,
+                        _ => 1 + between.iter().filter(|(p, s)| asks(p, s, packet)).count(),
+                    };
+                }
+                if askers == 1 {
                     break;
                 }
             } else if first.is_none() && packet.ttl == entered.ttl {
@@ -184,15 +212,10 @@ impl Ahead {
                     Content::Segment { segment, .. } => Some(segment),
                     _ => None,
                 };
-                copies += usize::from(other == Some(segment));
                 of_tuple += usize::from(other.is_some_and(|other| other.tuple == segment.tuple));
+                between.extend(other.map(|other| (packet, other)));
             }
         }
-        // An ICMP error quotes the tuple only: any packet of it may be meant.
-        let askers = match first {
-            Some((_, _, Seen::Icmp(_))) => of_tuple,
-            _ => copies,
-        };
         match first {
             Some((number, at, seen)) if fitting >= askers => {
                 self.taken.insert(number);
@@ -215,7 +238,7 @@ fn fate(
 ) -> Seen {
     match &packet.content {
         Content::Segment { segment: left, .. } => {
-            if is_exit(entered, segment, packet, left, inward, &is_server) {
+            if is_exit(entered, segment, packet, left, (inward, local), &is_server) {
                 Seen::Left(*left)
             } else if local && is_answer(segment, left) {
                 Seen::Reset(*left)
@@ -236,7 +259,7 @@ fn is_exit(
     segment: &Segment,
     packet: &Packet,
     left: &Segment,
-    inward: bool,
+    (inward, local): (bool, bool),
     is_server: impl Fn(Endpoint) -> bool,
 ) -> bool {
     let same = left.seq == segment.seq
@@ -249,7 +272,8 @@ fn is_exit(
     let ends = if inward {
         is_server(left.tuple.dst) && left.tuple != segment.tuple
     } else {
-        left.tuple.dst == segment.tuple.dst || left.tuple.src != segment.tuple.src
+        // A packet to the node's own address may get its client back and keep its source.
+        local || left.tuple.dst == segment.tuple.dst || left.tuple.src != segment.tuple.src
     };
     same && hop && ends
 }
@@ -261,7 +285,8 @@ fn is_answer(segment: &Segment, answer: &Segment) -> bool {
     } else {
         answer.ack == segment.end_seq()
     };
-    answer.tuple == segment.tuple.reversed() && answer.flags.has(Flags::RST) && numbers
+    let asked = !segment.flags.has(Flags::RST) && answer.flags.has(Flags::RST);
+    answer.tuple == segment.tuple.reversed() && asked && numbers
 }
 
 /// Whether an ICMP error to `to` is about `segment`, as its sender or its receiver knows it.

@@ -36,8 +36,13 @@ impl Replay<'_> {
                 self.ct_extra(event, tuple, ahead)?;
             }
         }
-        self.note_tracked();
-        self.full = self.node.ct.count() >= self.setup.sysctls.ct.max;
+        if table.complete {
+            // Whoever lists the table deletes what has expired (`ct_seq_show`, `ctnetlink_dump_table`).
+            let now = self.jiffies();
+            self.node.ct.delete_expired(now);
+        }
+        self.note_tracked(table.complete);
+        self.full = !self.setup.exact && self.node.ct.count() >= self.setup.sysctls.ct.max;
         self.spoilt[CT].clear();
         self.take_over[CT] = false;
         self.listed[CT] = true;

@@ -115,7 +115,9 @@ impl Replay<'_> {
                 }
                 decision
             }
-            (Rule::Conntrack(CtRule::TableFull), Verdict::Drop, _) if seen != Seen::Nothing => {
+            (Rule::Conntrack(CtRule::TableFull), Verdict::Drop, _)
+                if seen != Seen::Nothing && !self.setup.exact =>
+            {
                 self.make_room();
                 let again = self.run_packet(segment, inward, seen);
                 self.report.not_checked(WHICH_EVICTED);
@@ -171,9 +173,14 @@ impl Replay<'_> {
         })
     }
 
-    /// Remembers until when the conntrack entries live.
-    pub(super) fn note_tracked(&mut self) {
-        let (now, round) = (self.jiffies(), self.clock.ticks(COLLECTOR_MAX_S));
+    /// Remembers until when the conntrack entries live. After a whole listing no expired one is left.
+    pub(super) fn note_tracked(&mut self, listed: bool) {
+        let now = self.jiffies();
+        let round = if listed {
+            0
+        } else {
+            self.clock.ticks(COLLECTOR_MAX_S)
+        };
         self.tracked.retain(|_, deadline| *deadline + round > now);
         let entries = self
             .node

@@ -39,7 +39,13 @@ impl TryRng for Drawn {
 
     fn try_next_u32(&mut self) -> Result<u32, Infallible> {
         let port = self.left.map_or(1024, |left| left.port);
-        Ok(u32::from(port.wrapping_sub(1024)) << 16)
+        // Privileged ports are drawn from ranges of their own (`nf_nat_l4proto_unique_tuple`).
+        let first = match port {
+            0..512 => 1,
+            512..1024 => 600,
+            1024.. => 1024,
+        };
+        Ok(u32::from(port.wrapping_sub(first)) << 16)
     }
 
     fn try_next_u64(&mut self) -> Result<u64, Infallible> {

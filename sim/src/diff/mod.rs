@@ -5,6 +5,8 @@
 //! model takes over what the node shows, so that one fault is reported once.
 
 mod ahead;
+pub mod coverage;
+mod crowd;
 mod ct_tables;
 mod doubt;
 mod drawn;
@@ -51,6 +53,24 @@ pub fn diff(capture: &Capture) -> Result<Report, ReadError> {
     {
         explain(capture, &setup, clock, &mut report)?;
     }
+    report.skipped.absorb(&capture.skipped);
+    Ok(report)
+}
+
+/// Compares one of many recordings of the lab, and counts which cells of which tables it exercised. No explanation is
+/// searched for. `nat`: the node has a nat table. `tracking`: something on the node tracks connections.
+///
+/// # Errors
+/// If the capture cannot be read, or holds nothing.
+pub fn survey(capture: &Capture, nat: bool, tracking: bool) -> Result<Report, ReadError> {
+    let Some(first) = capture.events()?.next_event()? else {
+        let file = std::sync::Arc::from("packets.pcap");
+        let reason = "the capture holds nothing";
+        return Err(ReadError::new(&file, crate::capture::Place::File, reason));
+    };
+    let mut setup = Setup::of(capture, first.at)?;
+    (setup.nat, setup.tracking, setup.coverage) = (nat, tracking, true);
+    let (_, mut report) = fit_grid(capture, &setup)?;
     report.skipped.absorb(&capture.skipped);
     Ok(report)
 }
@@ -166,7 +186,7 @@ fn run_until(
     clock: Clock,
     until: Option<Stamp>,
 ) -> Result<(Report, Vec<phase::Evidence>), ReadError> {
-    let mut ahead = Ahead::new(capture.events()?);
+    let mut ahead = Ahead::new(capture.events()?, capture.manifest.transit);
     let mut replay = Replay::new(setup, clock);
     replay.run(&mut ahead, until)?;
     let mut report = replay.report;

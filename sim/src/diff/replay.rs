@@ -108,7 +108,10 @@ impl<'a> Replay<'a> {
             setup,
             node: Node::new(setup.node_config(clock)),
             clock,
-            report: Report::default(),
+            report: Report {
+                coverage: setup.coverage.then(BTreeMap::new),
+                ..Report::default()
+            },
             evidence: Vec::new(),
             armed: BTreeMap::new(),
             told: Vec::new(),
@@ -236,7 +239,10 @@ impl<'a> Replay<'a> {
             servers.contains(&end)
         })?;
         self.note_own_address(&segment, inward, seen);
-        let decision = self.decide(&segment, inward, seen, ahead)?;
+        self.node.advance(self.now);
+        let meets = self.meets(&segment, inward);
+        let decision = self.decide_in_crowd(event, &segment, (inward, seen), ahead)?;
+        self.cover(meets, &segment, &decision);
         self.judge(event, &segment, inward, &decision, seen);
         Ok(())
     }
@@ -265,7 +271,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Runs the model. Where it is in doubt about something that no capture shows, what the node did decides.
-    fn decide(
+    pub(super) fn decide(
         &mut self,
         segment: &Segment,
         inward: bool,
@@ -273,7 +279,7 @@ impl<'a> Replay<'a> {
         ahead: &mut Ahead,
     ) -> Result<Decision, ReadError> {
         self.node.advance(self.now);
-        self.full |= self.node.ct.count() >= self.setup.sysctls.ct.max;
+        self.full |= !self.setup.exact && self.node.ct.count() >= self.setup.sysctls.ct.max;
         let doubt = self.doubt(segment, inward);
         let before = doubt.map(|_| (self.node.clone(), self.schedulers.clone()));
         let rules = match doubt {

@@ -148,6 +148,8 @@ pub struct Report {
     pub explanations: Vec<Explanation>,
     /// What happened, for captures without packets.
     pub findings: Vec<Finding>,
+    /// Which cells of which tables were exercised, if anybody asked.
+    pub coverage: Option<super::coverage::Coverage>,
 }
 
 impl Report {

@@ -36,6 +36,10 @@ pub(super) struct Setup {
     pub tracking: bool,
     /// The node has a nat table, if only an empty one: source ports that collide are changed.
     pub nat: bool,
+    /// Count which cells of the tables are exercised.
+    pub coverage: bool,
+    /// The tables are listed right after every packet, so what a packet did is seen and not guessed.
+    pub exact: bool,
     /// When a service's rules changed between two listings: nobody saw when.
     pub doubtful: Arc<Vec<RuleGap>>,
 }
@@ -59,7 +63,12 @@ impl Setup {
         };
         let behaviours = kernel.behaviours();
         let file = Arc::from("manifest.toml");
-        let sysctls = manifest.sysctls(&file)?;
+        let mut sysctls = manifest.sysctls(&file)?;
+        let exact = manifest.transit.is_some();
+        if exact {
+            // Which entry a full table sacrifices depends on the node's hash seed: the next listing tells, not the model.
+            sysctls.ct.buckets = u32::MAX;
+        }
         Ok(Self {
             behaviours,
             sysctls,
@@ -72,6 +81,8 @@ impl Setup {
             tolerance_ms: (manifest.snapshot_tolerance_s * 1_000.0) as u64,
             nat: true,
             doubtful: Arc::new(rule_gaps(capture)?),
+            coverage: false,
+            exact,
             tracking: sysctls.vs.conntrack || capture.files.conntrack.is_some(),
         })
     }
@@ -95,6 +106,8 @@ impl Setup {
             tracking: true,
             nat: true,
             doubtful: Arc::default(),
+            coverage: false,
+            exact: false,
         }
     }
 
