@@ -2,6 +2,10 @@
 //!
 //! Each seed is a configuration and a conversation. A line of JSON a seed goes to a log, so that a run can be stopped and
 //! continued, and several logs can be added up; what diverges is kept as a capture with its script.
+#![expect(
+    clippy::disallowed_types,
+    reason = "a run is bounded in wall-clock minutes; no result depends on them"
+)]
 
 mod shrink;
 mod summary;
