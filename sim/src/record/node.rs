@@ -296,7 +296,10 @@ mod tests {
                 "Timer List Version: v0.9\nnow at {now} nsecs\n\ncpu: 0\njiffies: {jiffies}\n\n"
             )
         };
-        let at = |hz: u64, now: u64| (1 << 32) - 300 * hz + now * hz / 1_000_000_000;
+        let at = |hz: u64, now: u64| {
+            let ticks = u128::from(now) * u128::from(hz) / 1_000_000_000;
+            (1 << 32) - 300 * hz + u64::try_from(ticks).unwrap()
+        };
         for hz in [100, 250, 300, 1000] {
             for now in [1_500_000_000, 86_400_000_000_000, 31_536_000_000_000_000] {
                 let ticks = ticks_shown(&shown(now, at(hz, now) + 2)).unwrap();
