@@ -273,8 +273,11 @@ impl Stage<'_> {
     }
 
     fn out_of_time(&self, block: &Block) -> bool {
-        // Every point needs a run: a sweep without any result would be no answer.
-        let spent = |budget| self.stopwatch.elapsed() >= budget;
+        // Every point needs a run: a sweep without any result would be no answer. Another row of runs takes as long as
+        // those before it did on average; one that would end late is not begun.
+        let elapsed = self.stopwatch.elapsed();
+        let row = elapsed / u32::try_from(block.first_run.max(1)).unwrap_or(u32::MAX);
+        let spent = |budget| elapsed + row >= budget;
         block.first_run > 0 && self.plan.exact_runs.is_none() && self.plan.budget.is_some_and(spent)
     }
 
