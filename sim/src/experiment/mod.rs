@@ -4,12 +4,14 @@
 //! one run back. Everything it keeps of runs is an integer ([`tally::Tally`]); floating point starts where a
 //! tally becomes an estimate.
 //!
-//! Leaves out: paired differences between points, splitting for rare events, shards and resumption. The unit
-//! of work ([`sweep::Block`]) is made for them.
+//! Two settings are compared run by run, on the same seeds: [`paired`].
+//!
+//! Leaves out: splitting for rare events, shards and resumption. The unit of work ([`sweep::Block`]) is made for them.
 
 pub mod clock;
 pub mod estimate;
 pub mod grid;
+pub mod paired;
 pub mod seeds;
 pub mod stats;
 pub mod sweep;
