@@ -15,6 +15,7 @@ use crate::scenario::{Document, Loaded, Scenario};
 
 pub mod diff;
 pub mod exit;
+pub mod import;
 pub mod kernels;
 pub mod overrides;
 pub mod record;
@@ -57,6 +58,8 @@ pub enum Command {
     Diff(diff::Args),
     /// Record a capture on the node that this runs on, for `sim diff`.
     Record(record::Args),
+    /// Make a scenario's rollout from Kubernetes objects: Deployment, Service, EndpointSlice.
+    Import(import::Args),
     /// What kernels do: the table of behaviours, or those of one release.
     Kernels(kernels::Args),
 }
@@ -114,6 +117,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Scenario(args) => scenario::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Record(args) => record::run(args),
+        Command::Import(args) => import::run(args),
         Command::Kernels(args) => kernels::run(args),
     };
     match result {

@@ -4,6 +4,7 @@
 //! it is decoded field by field ([`field`], [`sections`]) and cross-checked ([`check`]). Every mistake is collected.
 //! Leaves out: what sysctls come out of kernel, kube-proxy and `[node.sysctl]`; that is for who builds the node.
 
+pub mod annotate;
 mod check;
 pub mod field;
 pub mod overrides;
