@@ -18,3 +18,4 @@ pub mod sysctl;
 pub mod tcp;
 pub mod time;
 pub mod timers;
+pub mod udp;

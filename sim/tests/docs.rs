@@ -342,11 +342,12 @@ fn the_map_shows_every_folder_and_module() {
 }
 
 /// The parts of the model in the order of a packet's way, then time, then kube-proxy.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 14] = [
     "node",
     "ipvs",
     "conntrack",
     "tcp",
+    "udp",
     "icmp",
     "dataplane",
     "kube",

@@ -22,6 +22,7 @@ use crate::sysctl::CtSysctls;
 use crate::time::{Clock, Jiffies};
 
 mod adopt;
+mod cleanup;
 mod entry;
 mod gc;
 pub mod graph;

@@ -19,6 +19,8 @@ pub enum Rule {
     SynKept,
     /// A SYN found an entry whose real server is quiesced (weight 0); the entry keeps it: k8s #81775.
     SynKeptAtWeightZero,
+    /// A datagram found an entry whose real server is quiesced (weight 0); the entry keeps it: k8s #76664.
+    DatagramKeptAtWeightZero,
     /// A SYN found no entry; the scheduler chose.
     Scheduled,
     /// A SYN found no entry; the persistence template chose, whatever the weight.
@@ -75,6 +77,9 @@ impl Rule {
             }
             Self::SynKeptAtWeightZero => {
                 "the SYN found an entry of its tuple and went to the entry's real server, although its weight is 0"
+            }
+            Self::DatagramKeptAtWeightZero => {
+                "the datagram follows its entry to a real server at weight 0, and renews it"
             }
             Self::Scheduled => "no entry: the scheduler chose a real server",
             Self::ScheduledByTemplate => {
@@ -172,6 +177,9 @@ impl Ipvs {
                 Reuse::Keep => {
                     let weight = self.dests.get(self.table.get(id).dest).weight;
                     let rule = match (syn, weight) {
+                        (false, 0) if seg.tuple.proto == Proto::Udp => {
+                            Rule::DatagramKeptAtWeightZero
+                        }
                         (false, _) => Rule::EntryFound,
                         (true, 0) => Rule::SynKeptAtWeightZero,
                         (true, _) => Rule::SynKept,

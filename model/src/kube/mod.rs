@@ -17,6 +17,7 @@ pub mod rollout;
 pub mod runner;
 pub mod scripted;
 pub mod server;
+pub mod stale_udp;
 pub mod sysctls;
 pub mod version;
 
@@ -31,5 +32,6 @@ pub use proxy::{
 pub use rollout::{Latencies, LatencyKind, Rollout, RolloutEvent};
 pub use scripted::{Script, Scripted};
 pub use server::{ProxyRule, ServerEvent, ServerState, ServiceProto, WaitFor};
+pub use stale_udp::StaleUdp;
 pub use sysctls::{StartError, SysctlConfig, SysctlDecision, SysctlRule, sysctls_at_start};
 pub use version::{ProxyBehaviours, ProxyGate, ProxyVersion};

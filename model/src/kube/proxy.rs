@@ -3,8 +3,8 @@
 //! Faithful to: `syncProxyRules`, `syncEndpoint` and `GracefulTerminationManager` of the IPVS proxier, 1.11 to 1.30
 //! (facts, kube-proxy 3). Every netlink call is a step of its own with its own delay, so that the moments between
 //! them exist: old and new real servers both at weight 1, a returning real server deleted and not yet added.
-//! Leaves out: deleted virtual services (1.12 to 1.15 drained them), iptables and ipset, UDP conntrack cleanup,
-//! the time that a check of the graceful list takes.
+//! Leaves out: deleted virtual services (1.12 to 1.15 drained them), iptables and ipset, the clean-up of UDP conntrack
+//! (that is [`super::stale_udp`]), the time that a check of the graceful list takes.
 //!
 //! Contract: call [`Proxy::poll`] at the moment that [`Proxy::next`] names. Whatever a poll does happens at its
 //! `now`.

@@ -119,6 +119,10 @@ proxy_gates! {
     /// A Local traffic policy without an endpoint on the node falls back to the endpoints of the cluster.
     LocalFallsBack "local-falls-back"
         since v(21, 0), backports [], "#97081; the release from the facts";
+    /// UDP conntrack entries are compared with the endpoints as a whole, and a service without endpoints is passed over;
+    /// before, changes were followed one by one.
+    UdpReconciler "udp-reconciler"
+        since v(32, 0), backports [], "#127318, symptom #139628; read in the issues";
 }
 
 impl ProxyGate {

@@ -1,7 +1,7 @@
 //! What answers for the address of a pod that is gone (facts 7.6).
 //!
 //! Faithful to: `neigh_timer_handler`, `__neigh_event_send`, `neigh_invalidate`, `arp_error_report` with the
-//! defaults of `arp_tbl` (3.10 to 6.12), `ipv4_link_failure`, `tcp_v4_send_reset`.
+//! defaults of `arp_tbl` (3.10 to 6.12), `ipv4_link_failure`, `tcp_v4_send_reset`, `__udp4_lib_rcv` without a socket.
 //! Leaves out: proxy ARP, gratuitous ARP of the address's next owner, garbage collection of neighbours,
 //! `mcast_resolicit` other than 0. The limit on ICMP errors is [`crate::icmp::IcmpLimiter`]'s: an error named
 //! here is one that the node tries to send.
@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::socket::reset_for;
-use crate::segment::{IcmpKind, Segment, Tuple};
+use crate::segment::{IcmpKind, Proto, Segment, Tuple};
 use crate::time::{Clock, Instant, Jiffies};
 
 /// `delay_first_probe_time`, seconds.
@@ -63,6 +63,11 @@ impl DeadEnd {
             Self::Blackhole => Answer::Lost,
             Self::Unreachable(kind) => Answer::Icmp(*kind),
             Self::ArpFailure(neighbour) => neighbour.on_packet(now, clock, segment.tuple),
+            Self::Reset | Self::Reassigned { listening: false }
+                if segment.tuple.proto == Proto::Udp =>
+            {
+                Answer::Icmp(IcmpKind::PortUnreachable)
+            }
             Self::Reset | Self::Reassigned { listening: false } => {
                 reset_for(segment).map_or(Answer::Lost, Answer::Segment)
             }

@@ -11,6 +11,7 @@ pub mod queue;
 pub mod streams;
 pub mod trace;
 mod traffic;
+mod udp;
 mod world;
 
 use crate::outcome::RunSummary;

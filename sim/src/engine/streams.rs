@@ -31,6 +31,8 @@ pub enum Purpose {
     PodKernel = 9,
     /// Think times of closed-loop workers.
     Think = 10,
+    /// Ports of UDP sockets.
+    ClientPorts = 11,
 }
 
 /// Makes the streams of one run.

@@ -5,7 +5,7 @@ use ipvs_model::ipvs;
 use ipvs_model::kernel::Gate;
 use ipvs_model::kube::PodId;
 use ipvs_model::node::{Decision, Rule, Verdict};
-use ipvs_model::segment::{Endpoint, Flags, IcmpError, IcmpKind, Segment, Tuple};
+use ipvs_model::segment::{Endpoint, Flags, IcmpError, IcmpKind, Proto, Segment, Tuple};
 use ipvs_model::tcp::client::ConnId;
 use ipvs_model::tcp::deadend::Answer;
 use ipvs_model::tcp::rule::Rule as TcpRule;
@@ -24,7 +24,9 @@ use crate::scenario::{Location, Side};
 /// What a rule of the node means for a request whose SYN it decided on, should the request fail.
 fn trouble(rule: Rule, server_dead: bool) -> Option<Cause> {
     match rule {
-        Rule::Ipvs(ipvs::Rule::SynKeptAtWeightZero) => Some(Cause::PinnedToDrained),
+        Rule::Ipvs(ipvs::Rule::SynKeptAtWeightZero | ipvs::Rule::DatagramKeptAtWeightZero) => {
+            Some(Cause::PinnedToDrained)
+        }
         Rule::Ipvs(ipvs::Rule::DroppedWeightZero | ipvs::Rule::DroppedReuse) => {
             Some(Cause::SynDroppedOnReuse)
         }
@@ -90,6 +92,13 @@ impl World<'_> {
             wrong_service: false,
             serial: 0,
         };
+        if self.udp.is_some() {
+            if !self.begin_datagram(request) {
+                self.observer.no_port(self.now, counted);
+                self.next_of_worker(kind, worker);
+            }
+            return;
+        }
         if let Some((port, left)) = self.hosts.get(host).idle.pop() {
             (request.port, request.left, request.connected) = (port, left, Some(self.now));
             self.enter(request);
@@ -112,8 +121,8 @@ impl World<'_> {
         self.client_did(host, id.port(), &outcome);
     }
 
-    /// Registers a request, its connection and its timeouts.
-    fn enter(&mut self, request: Request) {
+    /// Registers a request, its connection and its timeouts; its slot and the number of its tenancy.
+    pub(super) fn enter(&mut self, request: Request) -> (u32, u64) {
         self.observer.attempt(&request);
         let manners = self.manners[usize::from(request.kind)];
         let (slot, serial) = self.requests.insert(request);
@@ -130,6 +139,7 @@ impl World<'_> {
             self.queue
                 .send(self.now, timeout, Event::GiveUp(slot, serial, true));
         }
+        (slot, serial)
     }
 
     fn next_of_worker(&mut self, kind: u16, worker: u32) {
@@ -149,6 +159,7 @@ impl World<'_> {
         }
         let outcome = match request.connected {
             Some(_) => Outcome::ResponseTimeout,
+            None if self.udp.is_some() => Outcome::ResponseTimeout,
             None => Outcome::ConnectTimeout,
         };
         let (host, port) = (request.host, request.port);
@@ -157,7 +168,7 @@ impl World<'_> {
     }
 
     /// A request ends.
-    fn end(&mut self, slot: u32, outcome: Outcome) {
+    pub(super) fn end(&mut self, slot: u32, outcome: Outcome) {
         let Some(mut request) = self.requests.remove(slot) else {
             return;
         };
@@ -166,6 +177,9 @@ impl World<'_> {
         }
         if let Some(conn) = self.conns.get_mut(request.host, request.port) {
             (conn.request, conn.ended) = (ConnState::IDLE, self.now);
+        }
+        if let Some(udp) = &mut self.udp {
+            udp.close(request.host, request.port);
         }
         let client = Endpoint::new(self.hosts.get(request.host).address(), request.port);
         self.observer.ended(self.now, &request, outcome, client);
@@ -252,6 +266,9 @@ impl World<'_> {
     }
 
     pub(super) fn at_client(&mut self, segment: &Segment) {
+        if segment.tuple.proto == Proto::Udp {
+            return self.datagram_at_client(segment);
+        }
         let Some(host) = self.hosts.at(segment.tuple.dst.ip) else {
             return;
         };
@@ -267,6 +284,9 @@ impl World<'_> {
     }
 
     pub(super) fn icmp_at_client(&mut self, error: &IcmpError) {
+        if error.about.proto == Proto::Udp {
+            return self.icmp_at_datagram_socket(error);
+        }
         let Some(host) = self.hosts.at(error.about.src.ip) else {
             return;
         };
@@ -381,7 +401,8 @@ impl World<'_> {
     pub(super) fn at_node(&mut self, segment: &Segment) {
         let decision = self.node.packet(self.now, segment, &mut self.node_rng);
         self.note_packet();
-        if segment.flags.is_plain_syn() {
+        let asks = segment.tuple.proto == Proto::Udp && segment.tuple.dst == self.key.addr;
+        if asks || segment.flags.is_plain_syn() {
             self.note_syn(segment, &decision);
         }
         match decision.verdict {
@@ -394,7 +415,7 @@ impl World<'_> {
         }
     }
 
-    /// Writes down what the node did with the SYN of a request.
+    /// Writes down what the node did with the SYN, or the datagram, of a request.
     fn note_syn(&mut self, segment: &Segment, decision: &Decision) {
         let server = match decision.verdict {
             Verdict::Forward(out) => Some(out.tuple.dst),
@@ -456,7 +477,7 @@ impl World<'_> {
     }
 
     /// An error about a packet that had left the node for a pod goes back through the node, which translates it.
-    fn icmp_from_network(&mut self, kind: IcmpKind, about: Tuple) {
+    pub(super) fn icmp_from_network(&mut self, kind: IcmpKind, about: Tuple) {
         let about = self.original_of(about).unwrap_or(Tuple {
             dst: self.key.addr,
             ..about
@@ -478,6 +499,9 @@ impl World<'_> {
         let Some(place) = self.pods.at(ip) else {
             return;
         };
+        if segment.tuple.proto == Proto::Udp {
+            return self.datagram_at_pod(place, segment);
+        }
         let now = self.now;
         let host = self.pods.get(place);
         let outcome = match &mut host.pod {
@@ -502,6 +526,9 @@ impl World<'_> {
             Answer::Lost | Answer::Queued => {}
             Answer::Icmp(kind) => self.icmp_from_network(kind, segment.tuple),
             Answer::Segment(answer) => self.travel(Leg::NodePod, Event::AtNode(answer)),
+            Answer::NewOwner if segment.tuple.proto == Proto::Udp => {
+                self.datagram_at_stranger(segment);
+            }
             Answer::NewOwner => self.new_owner(segment),
         }
     }
@@ -571,7 +598,7 @@ impl World<'_> {
     }
 
     /// The client whose packet a pod got, behind masquerading.
-    fn client_of(&mut self, at_pod: Tuple) -> Endpoint {
+    pub(super) fn client_of(&mut self, at_pod: Tuple) -> Endpoint {
         self.original_of(at_pod).unwrap_or(at_pod).src
     }
 
@@ -583,7 +610,7 @@ impl World<'_> {
     }
 
     /// A pod's packet leaves: through the node, or past it.
-    fn pod_sends(&mut self, place: u32, segment: Segment) {
+    pub(super) fn pod_sends(&mut self, place: u32, segment: Segment) {
         if self.pods.get(place).direct {
             self.travel(Leg::PodClient, Event::AtClient(segment));
         } else {
@@ -666,7 +693,7 @@ impl World<'_> {
     }
 
     /// The kind of client that a peer is, as far as its address tells; masqueraded peers count as the first kind.
-    fn kind_of(&mut self, peer: Ipv4Addr) -> usize {
+    pub(super) fn kind_of(&mut self, peer: Ipv4Addr) -> usize {
         match self.hosts.at(peer) {
             Some(host) => usize::from(self.hosts.get(host).kind),
             None => 0,

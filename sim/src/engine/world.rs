@@ -8,7 +8,7 @@ use ipvs_model::ipvs::sched::{Flags as SchedFlags, Kind};
 use ipvs_model::ipvs::service::{Persistence, ServiceKey};
 use ipvs_model::ipvs::{list_connections_ipvsadm, list_services};
 use ipvs_model::kube::{
-    ProxyAction, ProxyBehaviours, RolloutEvent, SysctlConfig, sysctls_at_start,
+    ProxyAction, ProxyBehaviours, RolloutEvent, StaleUdp, SysctlConfig, sysctls_at_start,
 };
 use ipvs_model::node::{Balancer, Node, NodeConfig};
 use ipvs_model::segment::{Endpoint, IcmpError, Proto, Segment};
@@ -24,6 +24,7 @@ use super::observe::Observer;
 use super::queue::{Lane, Queue};
 use super::streams::{Purpose, Streams};
 use super::trace::{RunTrace, ServerSample, Tables, TraceOptions};
+use super::udp::Datagrams;
 use crate::outcome::RunSummary;
 use crate::scenario::{self, DataPlane, DeadEnd, Dist, Masquerade, Phase, ProxyVersion, Scenario};
 
@@ -58,6 +59,10 @@ pub(super) enum Event {
     Respond(u32, Endpoint),
     /// A kept-alive connection has been idle; the number of responses served then.
     KeepAlive(u32, Endpoint, u32),
+    /// A request's datagram has had no answer: slot, serial.
+    Resend(u32, u64),
+    /// A pod's answer to a datagram is ready.
+    Datagram(Segment),
     /// The dead end of a pod's address has something to do.
     DeadEnd(u32),
     /// The rollout goes on.
@@ -103,6 +108,8 @@ pub struct World<'a> {
     pub(super) manners: Vec<Manners>,
     pub(super) requests: Requests,
     pub(super) conns: Conns,
+    /// The clients' side of a UDP service; `None` for TCP.
+    pub(super) udp: Option<Datagrams>,
     pub(super) pods: Pods,
     pub(super) observer: Observer,
     pub(super) service: Way,
@@ -193,11 +200,6 @@ impl<'a> World<'a> {
     /// # Errors
     /// If the scenario cannot be run; the text says why and what to change.
     pub fn new(scenario: &'a Scenario, seed: u64, options: &TraceOptions) -> Result<Self, String> {
-        if scenario.service.protocol == Proto::Udp {
-            return Err("service.protocol = \"udp\": clients and pods of a run speak TCP only so far; write \"tcp\", \
-                        or compare a recording of UDP with `sim diff`"
-                .to_owned());
-        }
         let streams = Streams::new(seed);
         let sysctls = node_sysctls(scenario)?;
         let mut node = build_node(scenario, sysctls, streams);
@@ -238,6 +240,7 @@ impl<'a> World<'a> {
             .map(|table| Manners::of(table, &mut queue))
             .collect();
         let pods = Pods::new(scenario, &hosts, streams);
+        let udp = Datagrams::new(scenario, &mut queue, streams);
         let mut world = Self {
             scenario,
             queue,
@@ -252,6 +255,7 @@ impl<'a> World<'a> {
             manners,
             requests: Requests::default(),
             conns: Conns::default(),
+            udp,
             pods,
             observer: Observer::new(options),
             service,
@@ -380,6 +384,8 @@ impl<'a> World<'a> {
             Event::GiveUp(slot, serial, connecting) => self.give_up(slot, serial, connecting),
             Event::Respond(pod, peer) => self.respond(pod, peer),
             Event::KeepAlive(pod, peer, served) => self.keep_alive_over(pod, peer, served),
+            Event::Resend(slot, serial) => self.resend(slot, serial),
+            Event::Datagram(segment) => self.datagram_from_pod(segment),
             Event::DeadEnd(place) => self.dead_end_timer(place),
             Event::Rollout => {
                 self.rollout_filed = Instant::NEVER;
@@ -506,6 +512,8 @@ impl<'a> World<'a> {
     fn apply_rules(&mut self, endpoints: Vec<Endpoint>) {
         let key = self.key;
         if let Some(rules) = self.node.iptables_mut() {
+            let before = rules.endpoints(key).to_vec();
+            let after = endpoints.clone();
             let listed = endpoints
                 .iter()
                 .map(ToString::to_string)
@@ -514,12 +522,40 @@ impl<'a> World<'a> {
             self.observer
                 .event(self.now, None, format!("rules list {listed}"));
             rules.set_endpoints(key, endpoints);
+            self.clean_stale_udp(&before, &after);
         }
+    }
+
+    /// kube-proxy has written new rules, and deletes conntrack entries of UDP.
+    fn clean_stale_udp(&mut self, before: &[Endpoint], after: &[Endpoint]) {
+        if self.key.proto != Proto::Udp {
+            return;
+        }
+        let stale = StaleUdp {
+            proxy: proxy_behaviours(self.scenario.kube_proxy.version),
+            service: self.key.addr,
+            before,
+            after,
+        };
+        self.node.ct.delete_matching(|entry| stale.deletes(entry));
+    }
+
+    /// The real servers that kube-proxy wants, drained ones left out.
+    fn weighted_servers(&self) -> Vec<Endpoint> {
+        let servers = self.node.ipvs.real_servers(self.key);
+        servers
+            .filter(|server| server.weight > 0)
+            .map(|server| server.addr)
+            .collect()
     }
 
     fn on_proxy(&mut self) {
         self.proxy_filed = Instant::NEVER;
         self.node.advance(self.now);
+        let before = match self.key.proto {
+            Proto::Udp => self.weighted_servers(),
+            Proto::Tcp => Vec::new(),
+        };
         let (now, observer) = (self.now, &mut self.observer);
         for entry in self
             .control
@@ -532,6 +568,10 @@ impl<'a> World<'a> {
                 ProxyAction::Listed | ProxyAction::Unlisted | ProxyAction::Kept => continue,
             };
             observer.event(entry.at, Some(entry.server), what);
+        }
+        if self.key.proto == Proto::Udp {
+            let after = self.weighted_servers();
+            self.clean_stale_udp(&before, &after);
         }
         self.file_proxy();
     }

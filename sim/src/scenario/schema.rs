@@ -52,7 +52,7 @@ How values are written:
 Any field can be set from the command line, with `--set PATH=VALUE`: `--set node.hz=1000`, `--set client.0.ports=28232`,
 `--set 'client.*.timeout=2s'`, `--set node.sysctl.net.ipv4.vs.conn_reuse_mode=0`.
 
-Retries are not modelled: a request that fails is not tried again.
+A request that fails is not tried again; only the datagrams of a UDP service are sent again (`client.udp`).
 
 This file is written by a test from the documentation in the code; `UPDATE_DOCS=1 cargo test -p ipvs-sim docs` renews it.
 ";

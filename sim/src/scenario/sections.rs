@@ -193,7 +193,9 @@ section! {
         /// 32768-60999 since 4.2, 28232 ports, of which connect() prefers the 14116 even ones. Source:
         /// `__inet_hash_connect`.
         ports: OrKernel<Ports> = OrKernel(None),
-        /// Who chooses the source port: connect(), bind() to port 0, or the application from a list.
+        /// Who chooses the source port: connect(), bind() to port 0, or the application from a list. Of a UDP service:
+        /// "connect" is a new socket on a random port for each request (source: `udp_lib_get_port`); a list is bound once
+        /// and used in turn; `{ pool = N }` is N sockets that stay open, used in turn.
         port_choice: PortChoice = PortChoice::Connect,
         /// net.ipv4.tcp_tw_reuse, 0 to 2: whether connect() may take a port in TIME_WAIT. "kernel" is 2 (loopback
         /// only) since 4.19, before 0. Source: `tcp_twsk_unique`.
@@ -224,6 +226,35 @@ section! {
         connect_timeout: Option<Span> = None,
         /// The application gives up a request, connecting included, after this time. It does not try again.
         timeout: Option<Span> = Some(secs(5)),
+        /// How a client of a UDP service asks.
+        udp: Udp = Udp::default(),
+    }
+}
+
+section! {
+    /// A client of a UDP service: one datagram asks, one answers, as in DNS. `timeout` ends a request that has no answer.
+    #[derive(Copy)]
+    pub struct Udp {
+        /// How often a datagram without an answer is sent again. Default: musl's resolver; glibc's is once too.
+        retries: u32 = 1; in 0..=1_000,
+        /// From a datagram to its repetition. Default: musl's 2.5 s; glibc: 5 s, with a `timeout` of 10 s.
+        retry_after: Span = ms(2_500); in ms(1)..=secs(3_600),
+        /// The source port of a repetition.
+        retry_port: RetryPort = RetryPort::Same,
+        /// Whether the socket is connected, so that ICMP errors reach the application and end the request (glibc, dig,
+        /// Go); an unconnected one never hears of them (musl).
+        connected: bool = true,
+    }
+}
+
+choice! {
+    /// The source port of a repeated datagram.
+    #[derive(Copy)]
+    pub enum RetryPort {
+        /// The request's own, from the same socket (glibc, musl, dig).
+        "same" => Same,
+        /// Another one, from a new socket (Go's resolver).
+        "new" => New,
     }
 }
 

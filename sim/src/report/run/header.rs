@@ -1,5 +1,6 @@
 //! A scenario in a few lines: what decides whether ports are reused against entries of pods that are gone.
 
+use ipvs_model::segment::Proto;
 use ipvs_model::sysctl::Sysctls;
 
 use super::Header;
@@ -23,7 +24,8 @@ impl Header {
         command: String,
     ) -> Self {
         let mut facts = vec![node(scenario, sysctls), kube_proxy(scenario)];
-        facts.extend(scenario.client.iter().take(CLIENTS_MAX).map(load));
+        let clients = scenario.client.iter().take(CLIENTS_MAX);
+        facts.extend(clients.map(|client| load(client, scenario.service.protocol)));
         if let Some(rest) = scenario.client.len().checked_sub(CLIENTS_MAX + 1) {
             facts.push(("load", format!("and {} more kinds of clients", rest + 1)));
         }
@@ -71,7 +73,7 @@ fn kube_proxy(scenario: &Scenario) -> Fact {
     ("kube-proxy", format!("{version}; masquerade: {masquerade}"))
 }
 
-fn load(client: &Client) -> Fact {
+fn load(client: &Client, protocol: Proto) -> Fact {
     let arrivals = match &client.arrivals {
         Arrivals::Constant(rate) => format!("{} requests/s", rate.rate),
         Arrivals::Poisson(rate) => format!("{} requests/s at random (Poisson)", rate.rate),
@@ -83,6 +85,7 @@ fn load(client: &Client) -> Fact {
     };
     let ports = match &client.port_choice {
         PortChoice::Fixed(ports) => format!("{} ports of its own choice", ports.len()),
+        PortChoice::Pool(size) => format!("{size} sockets that stay open"),
         PortChoice::Connect | PortChoice::Bind => {
             let (low, high) = client.tcp().local_ports;
             format!(
@@ -91,6 +94,22 @@ fn load(client: &Client) -> Fact {
             )
         }
     };
+    let timeout = match client.timeout {
+        Some(timeout) => format!("gives up after {}", length(timeout)),
+        None => "does not give up".to_owned(),
+    };
+    if protocol == Proto::Udp {
+        let udp = client.udp;
+        let again = match udp.retries {
+            0 => "no datagram is sent twice".to_owned(),
+            retries => format!(
+                "sent again after {} at most {retries} times",
+                length(udp.retry_after)
+            ),
+        };
+        let words = format!("UDP, {arrivals} from {from}, {ports}, {again}, {timeout}");
+        return ("load", words);
+    }
     let requests = match client.requests_per_connection {
         1 => "a connection each".to_owned(),
         many => format!("{many} requests a connection"),
@@ -98,10 +117,6 @@ fn load(client: &Client) -> Fact {
     let closes = match client.closes_first {
         Side::Server => "server",
         Side::Client => "client",
-    };
-    let timeout = match client.timeout {
-        Some(timeout) => format!("gives up after {}", length(timeout)),
-        None => "does not give up".to_owned(),
     };
     let words =
         format!("{arrivals} from {from}, {ports}, {requests}, {closes} closes first, {timeout}");

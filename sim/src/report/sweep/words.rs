@@ -1,5 +1,7 @@
 //! What the points of a sweep have in common, in words.
 
+use ipvs_model::segment::Proto;
+
 use crate::scenario::field::Field;
 use crate::scenario::{Arrivals, Client, Rollout, Scenario, span_text};
 
@@ -45,7 +47,19 @@ fn pieces(scenario: &Scenario) -> Vec<String> {
             .join(" "),
     );
     for client in &scenario.client {
-        pieces.extend(caller(client));
+        let mut words = caller(client);
+        if scenario.service.protocol == Proto::Udp {
+            let [.., per_connection, closes] = &mut words;
+            "UDP".clone_into(per_connection);
+            *closes = match client.udp.retries {
+                0 => "no datagram is sent twice".to_owned(),
+                retries => format!(
+                    "{retries} more after {} each",
+                    span_text(client.udp.retry_after)
+                ),
+            };
+        }
+        pieces.extend(words);
     }
     pieces.push(format!("{} simulated", span_text(scenario.duration)));
     pieces

@@ -1,6 +1,7 @@
 //! Checks across fields: values that are good alone and impossible, or without effect, together.
 
 mod node;
+mod udp;
 
 use std::net::Ipv4Addr;
 
@@ -31,6 +32,7 @@ pub fn check(scenario: &Scenario, cx: &mut Cx) {
     node::sysctls(scenario, cx);
     node::kernels(scenario, cx);
     node::proxy_starts(scenario, cx);
+    udp::check(scenario, cx);
     without_effect(scenario, cx);
 }
 
@@ -162,6 +164,8 @@ fn client_ports(client: &Client, index: usize, cx: &mut Cx) {
     });
     let (field, ports) = match &client.port_choice {
         PortChoice::Fixed(ports) => ("port_choice", ports.len() as u64),
+        // Sockets of a pool carry any number of requests.
+        PortChoice::Pool(_) => return,
         _ => (
             "ports",
             u64::from(tcp.local_ports.1) - u64::from(tcp.local_ports.0) + 1,

@@ -177,11 +177,16 @@ pub enum PortChoice {
     Bind,
     /// The application binds to these ports, in turn.
     Fixed(Vec<u16>),
+    /// The application holds so many sockets open, each on a port that the kernel chose, and uses them in turn. UDP.
+    Pool(u16),
 }
+
+/// `{ pool = N }` has at most this many sockets.
+const POOL_MAX: u16 = 10_000;
 
 impl Field for PortChoice {
     fn kind() -> String {
-        "\"connect\" or \"bind\" or [ports]".to_owned()
+        "\"connect\" or \"bind\" or [ports] or { pool = ... }".to_owned()
     }
 
     fn decode(tree: &Tree, cx: &mut Cx) -> Option<Self> {
@@ -209,7 +214,16 @@ impl Field for PortChoice {
                 }
                 Some(Self::Fixed(ports))
             }
-            Value::Text(_) => cx.not_a_choice(tree, &["connect", "bind"], &[]),
+            Value::Table(table) => match table.as_slice() {
+                [(key, size)] if key.name == "pool" => {
+                    match cx.within("pool", size.place, |cx| u16::decode(size, cx))? {
+                        size @ 1..=POOL_MAX => Some(Self::Pool(size)),
+                        _ => cx.bad(size, "no such pool", "write 1 to 10000 sockets"),
+                    }
+                }
+                _ => cx.not_a_choice(tree, &["connect", "bind"], &["pool"]),
+            },
+            Value::Text(_) => cx.not_a_choice(tree, &["connect", "bind"], &["pool"]),
             _ => cx.expected(tree, "\"connect\", \"bind\" or a list of ports", "[2348]"),
         }
     }
@@ -222,6 +236,7 @@ impl Field for PortChoice {
                 let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>();
                 format!("[{}]", ports.join(", "))
             }
+            Self::Pool(size) => format!("{{ pool = {size} }}"),
         })
     }
 
@@ -231,6 +246,10 @@ impl Field for PortChoice {
             {
                 "type": "array", "minItems": 1, "uniqueItems": true,
                 "items": { "type": "integer", "minimum": 1, "maximum": 65535 },
+            },
+            {
+                "type": "object", "required": ["pool"], "additionalProperties": false,
+                "properties": { "pool": { "type": "integer", "minimum": 1, "maximum": POOL_MAX } },
             },
         ]})
     }
