@@ -59,6 +59,7 @@ fn play(scenario: &Scenario) -> RunResult {
         requests_max: usize::MAX,
         attempts: true,
         tables_at: vec![Instant::from_secs(119), Instant::from_secs(180)],
+        ..TraceOptions::default()
     };
     let result = run(scenario, 1, &options).unwrap();
     assert_eq!(

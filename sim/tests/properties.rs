@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use ipvs_model::kernel::Kernel;
 use ipvs_model::time::{Clock, Instant, Span};
+use ipvs_sim::engine::story::StoriesOf;
 use ipvs_sim::engine::trace::TraceOptions;
 use ipvs_sim::engine::{RunResult, run, run_checked};
 use ipvs_sim::outcome::{Outcome, RunSummary, SecondCounts};
@@ -463,6 +464,7 @@ fn observed() -> TraceOptions {
         tables_at: vec![Instant::from_secs(21), Instant::from_secs(40)],
         requests_max: 1_000_000,
         attempts: true,
+        stories: StoriesOf::Troubled(1_000_000),
     }
 }
 

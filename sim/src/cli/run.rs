@@ -179,6 +179,7 @@ fn options(args: &Args, format: Format, scenario: &Scenario) -> Result<TraceOpti
             TROUBLED_KEPT.max(args.failures)
         },
         attempts: args.attempts,
+        ..TraceOptions::default()
     })
 }
 

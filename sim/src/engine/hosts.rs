@@ -160,6 +160,19 @@ impl Hosts {
         }
     }
 
+    /// How many ports the host with the fewest left holds towards the service, and how many its range has.
+    pub fn ports_held_most(&self) -> (u32, u32) {
+        let each = self.all.iter().map(|host| {
+            let (low, high) = host.client.stack().sysctls.local_ports;
+            let range = u32::from(high.saturating_sub(low)) + 1;
+            (host.client.ports_taken(host.to), range)
+        });
+        // The first of equals.
+        each.rev()
+            .min_by_key(|(held, range)| range.saturating_sub(*held))
+            .unwrap_or_default()
+    }
+
     /// Addresses and port ranges, so that the node can keep its entries in arrays.
     pub fn port_ranges(&self) -> impl Iterator<Item = (Ipv4Addr, (u16, u16))> + '_ {
         self.all

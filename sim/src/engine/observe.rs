@@ -4,8 +4,10 @@ use ipvs_model::segment::Endpoint;
 use ipvs_model::time::{Instant, Span};
 
 use super::load::Request;
+use super::story::{Stories, Story, What};
 use super::trace::{
-    Attempt, RunTrace, ServerSample, Tables, TimelineEvent, TraceOptions, TroubledRequest,
+    Attempt, Gauges, Happening, RunTrace, ServerSample, Tables, TimelineEvent, TraceOptions,
+    TroubledRequest,
 };
 use crate::outcome::{Cause, DELAYED_AFTER, Outcome, Recorder, RunSummary};
 
@@ -17,6 +19,8 @@ pub struct Observer {
     trace: RunTrace,
     /// SYNs a real server since the last sample, sorted by address.
     syns: Vec<(Endpoint, u32)>,
+    /// Stories in the making.
+    pub stories: Stories,
 }
 
 impl Observer {
@@ -26,6 +30,7 @@ impl Observer {
         options.tables_at.sort();
         Self {
             recorder: Recorder::new(),
+            stories: Stories::new(options.stories),
             options,
             trace: RunTrace::default(),
             syns: Vec::new(),
@@ -45,11 +50,26 @@ impl Observer {
     }
 
     /// A request found no local port.
-    pub fn no_port(&mut self, at: Instant, counted: bool) {
-        if !counted {
+    pub fn no_port(&mut self, at: Instant, request: &Request, client: Endpoint) {
+        if !request.counted {
             return;
         }
         self.recorder.no_port(at);
+        if self.stories.wanted() {
+            self.stories.no_port(Story {
+                steps: vec![super::story::Step {
+                    at,
+                    what: What::NoPort,
+                }],
+                ..story(
+                    request,
+                    client,
+                    at,
+                    Outcome::PortsExhausted,
+                    Some(Cause::PortsExhausted),
+                )
+            });
+        }
         if self.options.attempts {
             self.trace.attempts.push(Attempt {
                 start: at,
@@ -87,6 +107,12 @@ impl Observer {
             self.recorder.failed(at, outcome, cause);
         }
         let troubled = outcome != Outcome::Answered || late;
+        if self.stories.wanted() {
+            let why = troubled.then_some(cause);
+            let mut told = story(request, client, at, outcome, why);
+            told.late = late;
+            self.stories.end(told, troubled);
+        }
         if troubled && self.trace.troubled.len() < self.options.requests_max {
             self.trace.troubled.push(TroubledRequest {
                 number: request.number,
@@ -139,14 +165,20 @@ impl Observer {
     }
 
     /// Something happened to pods, kube-proxy or the load.
-    pub fn event(&mut self, at: Instant, pod: Option<Endpoint>, what: impl Into<String>) {
-        if self.options.sample_every.is_some() {
+    pub fn event(&mut self, at: Instant, pod: Option<Endpoint>, kind: Happening) {
+        if self.options.keeps_events() {
             self.trace.events.push(TimelineEvent {
                 at,
                 pod,
-                what: what.into(),
+                what: kind.to_string(),
+                kind,
             });
         }
+    }
+
+    /// Sizes at a moment.
+    pub fn gauges(&mut self, gauges: Gauges) {
+        self.trace.gauges.push(gauges);
     }
 
     /// The tables at a moment.
@@ -157,6 +189,29 @@ impl Observer {
     /// The run ended.
     pub fn finish(mut self, end: Instant, events: u64) -> (RunSummary, RunTrace) {
         self.trace.events.sort_by_key(|event| event.at);
+        self.trace.stories = self.stories.finish();
         (self.recorder.finish(end, events), self.trace)
+    }
+}
+
+/// What the end of a request says of its story.
+const fn story(
+    request: &Request,
+    client: Endpoint,
+    at: Instant,
+    outcome: Outcome,
+    cause: Option<Cause>,
+) -> Story {
+    Story {
+        number: request.number,
+        start: request.start,
+        end: Some(at),
+        client,
+        kind: request.kind,
+        outcome,
+        cause,
+        late: false,
+        server: request.server,
+        steps: Vec::new(),
     }
 }

@@ -3,9 +3,12 @@
 //!
 //! Collecting a trace never changes the run: the counts are the same to the bit with and without it.
 
+use core::fmt;
+
 use ipvs_model::segment::Endpoint;
 use ipvs_model::time::{Instant, Span};
 
+use super::story::{StoriesOf, Story};
 use crate::outcome::{Cause, Outcome};
 
 /// What to keep.
@@ -19,6 +22,15 @@ pub struct TraceOptions {
     pub requests_max: usize,
     /// Keep the start, end and outcome of every request.
     pub attempts: bool,
+    /// Whose stories to keep: every decision about a request's packets.
+    pub stories: StoriesOf,
+}
+
+impl TraceOptions {
+    /// Whether what happens to pods and rules is kept.
+    pub(super) const fn keeps_events(&self) -> bool {
+        self.sample_every.is_some() || !matches!(self.stories, StoriesOf::Nobody)
+    }
 }
 
 /// A real server at a moment.
@@ -39,6 +51,83 @@ pub struct ServerSample {
     pub syns: u32,
 }
 
+/// How much there is of what can run out, at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gauges {
+    /// When.
+    pub at: Instant,
+    /// Entries of the IPVS table, templates included.
+    pub ipvs_entries: u32,
+    /// Entries of the conntrack table.
+    pub conntrack_entries: u32,
+    /// Ports that the client host with the fewest left holds towards the service.
+    pub ports_held: u32,
+    /// Ports of that client's range.
+    pub ports_of: u32,
+}
+
+/// What happens to pods and to the rules that lead to them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// The rollout began.
+    RolloutStarted,
+    /// The Deployment controller is done.
+    RolloutComplete,
+    /// The pod is ready.
+    PodReady,
+    /// The pod is not ready any more.
+    PodNotReady,
+    /// The pod was deleted: its deletionTimestamp is set.
+    PodTerminating,
+    /// Its preStop hook began.
+    PreStopStarted,
+    /// Its process got SIGTERM.
+    SigTerm,
+    /// Its process closed its listener.
+    ListenerClosed,
+    /// Its process ended.
+    ProcessExited,
+    /// Its process was killed.
+    ProcessKilled,
+    /// Its address is gone.
+    AddressGone,
+    /// kube-proxy added the real server.
+    ServerAdded,
+    /// kube-proxy set the real server's weight.
+    WeightSet(u32),
+    /// kube-proxy deleted the real server.
+    ServerDeleted,
+    /// The rules of a data plane without real servers list these endpoints.
+    RulesList(Vec<Endpoint>),
+}
+
+impl fmt::Display for Happening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RolloutStarted => "rollout started",
+            Self::RolloutComplete => "rollout complete",
+            Self::PodReady => "pod ready",
+            Self::PodNotReady => "pod not ready",
+            Self::PodTerminating => "pod terminating",
+            Self::PreStopStarted => "preStop started",
+            Self::SigTerm => "SIGTERM",
+            Self::ListenerClosed => "listener closed",
+            Self::ProcessExited => "process exited",
+            Self::ProcessKilled => "process killed",
+            Self::AddressGone => "address gone",
+            Self::ServerAdded => "real server added",
+            Self::WeightSet(weight) => return write!(f, "weight set to {weight}"),
+            Self::ServerDeleted => "real server deleted",
+            Self::RulesList(endpoints) => {
+                f.write_str("rules list")?;
+                return endpoints
+                    .iter()
+                    .try_for_each(|endpoint| write!(f, " {endpoint}"));
+            }
+        })
+    }
+}
+
 /// Something that happened to pods, kube-proxy or the load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimelineEvent {
@@ -48,6 +137,8 @@ pub struct TimelineEvent {
     pub pod: Option<Endpoint>,
     /// What, in a few words: "pod terminating", "weight set to 0", "real server deleted", "address gone".
     pub what: String,
+    /// The same, for machines.
+    pub kind: Happening,
 }
 
 /// The tables at a moment, in the kernel's own formats.
@@ -106,6 +197,8 @@ pub struct Attempt {
 pub struct RunTrace {
     /// Real servers over time, in the order of time, then of address.
     pub servers: Vec<ServerSample>,
+    /// Sizes over time, as often as the real servers are sampled.
+    pub gauges: Vec<Gauges>,
     /// Events of rollout and control plane, in the order of time.
     pub events: Vec<TimelineEvent>,
     /// Tables at the moments asked for.
@@ -114,4 +207,6 @@ pub struct RunTrace {
     pub troubled: Vec<TroubledRequest>,
     /// Every request, if asked for, in the order of their end.
     pub attempts: Vec<Attempt>,
+    /// The stories that were asked for, in the order of their end.
+    pub stories: Vec<Story>,
 }

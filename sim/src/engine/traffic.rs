@@ -16,6 +16,7 @@ use std::net::Ipv4Addr;
 
 use super::hosts::Peer;
 use super::load::{ConnState, Request};
+use super::story::{GoneAnswer, What};
 use super::streams::draw;
 use super::world::{Event, Leg, Way, World};
 use crate::outcome::{Cause, Outcome};
@@ -94,7 +95,8 @@ impl World<'_> {
         };
         if self.udp.is_some() {
             if !self.begin_datagram(request) {
-                self.observer.no_port(self.now, counted);
+                let client = Endpoint::new(self.hosts.get(host).address(), 0);
+                self.observer.no_port(self.now, &request, client);
                 self.next_of_worker(kind, worker);
             }
             return;
@@ -106,7 +108,8 @@ impl World<'_> {
             return;
         }
         let Some((id, outcome)) = self.hosts.get(host).connect(self.now) else {
-            self.observer.no_port(self.now, counted);
+            let client = Endpoint::new(self.hosts.get(host).address(), 0);
+            self.observer.no_port(self.now, &request, client);
             self.next_of_worker(kind, worker);
             return;
         };
@@ -124,6 +127,14 @@ impl World<'_> {
     /// Registers a request, its connection and its timeouts; its slot and the number of its tenancy.
     pub(super) fn enter(&mut self, request: Request) -> (u32, u64) {
         self.observer.attempt(&request);
+        if self.observer.stories.wanted() && request.counted {
+            let (port, idle) = (request.port, request.port_idle);
+            let what = match request.opened {
+                true => What::Opened { port, idle },
+                false => What::KeptAlive { port },
+            };
+            self.observer.stories.begin(request.number, self.now, what);
+        }
         let manners = self.manners[usize::from(request.kind)];
         let (slot, serial) = self.requests.insert(request);
         let conn = self.conns.get_or_insert(request.host, request.port, slot);
@@ -163,6 +174,8 @@ impl World<'_> {
             None => Outcome::ConnectTimeout,
         };
         let (host, port) = (request.host, request.port);
+        let connecting = outcome == Outcome::ConnectTimeout;
+        self.tell(host, port, What::GaveUp { connecting });
         self.end(slot, outcome);
         self.close_client(host, port);
     }
@@ -279,6 +292,8 @@ impl World<'_> {
             && let Some((_, request)) = self.request_of(host, port)
         {
             request.trouble = Some(Cause::AnswerPastNode);
+            let from = segment.tuple.src;
+            self.tell(host, port, What::PastNode { from });
         }
         self.client_did(host, port, &outcome);
     }
@@ -323,6 +338,7 @@ impl World<'_> {
             return;
         };
         request.connected = Some(now);
+        self.tell(host, port, What::Connected);
         self.ask(host, port);
     }
 
@@ -401,6 +417,9 @@ impl World<'_> {
     pub(super) fn at_node(&mut self, segment: &Segment) {
         let decision = self.node.packet(self.now, segment, &mut self.node_rng);
         self.note_packet();
+        if self.observer.stories.wanted() {
+            self.note_decision(segment, &decision);
+        }
         let asks = segment.tuple.proto == Proto::Udp && segment.tuple.dst == self.key.addr;
         if asks || segment.flags.is_plain_syn() {
             self.note_syn(segment, &decision);
@@ -415,15 +434,72 @@ impl World<'_> {
         }
     }
 
-    /// Writes down what the node did with the SYN, or the datagram, of a request.
-    fn note_syn(&mut self, segment: &Segment, decision: &Decision) {
-        let server = match decision.verdict {
+    /// Something happens to the request on a client's port, if stories are kept.
+    fn tell(&mut self, host: u32, port: u16, what: What) {
+        if !self.observer.stories.wanted() {
+            return;
+        }
+        if let Some((_, request)) = self.request_of(host, port) {
+            let number = request.number;
+            self.observer.stories.tell(number, self.now, what);
+        }
+    }
+
+    /// Something happens to the request of a packet on its way to a pod, if stories are kept.
+    fn tell_at_pod(&mut self, segment: &Segment, what: What) {
+        if !self.observer.stories.wanted() {
+            return;
+        }
+        let client = self.client_of(segment.tuple);
+        if let Some(number) = self.number_of(segment, client) {
+            self.observer.stories.tell(number, self.now, what);
+        }
+    }
+
+    /// The number of the request that a client's packet belongs to, if it is open.
+    fn number_of(&mut self, segment: &Segment, client: Endpoint) -> Option<u64> {
+        if segment.tuple.proto == Proto::Udp {
+            let request = self.request_of_datagram(segment, client.port);
+            return request.map(|request| request.number);
+        }
+        let host = self.hosts.at(client.ip)?;
+        let (_, request) = self.request_of(host, client.port)?;
+        Some(request.number)
+    }
+
+    /// Writes down what the node did with a packet of a client, for stories.
+    fn note_decision(&mut self, segment: &Segment, decision: &Decision) {
+        let client = segment.tuple.src;
+        let Some(host) = self.hosts.at(client.ip) else {
+            return;
+        };
+        let number = self.number_of(segment, client);
+        let server = self.server_of(decision);
+        let weight = server.and_then(|server| {
+            let mut listed = self.node.ipvs.real_servers(self.key);
+            let found = listed.find(|listed| listed.addr == server);
+            found.map(|listed| listed.weight)
+        });
+        let opens = segment.tuple.proto == Proto::Udp || segment.flags.is_plain_syn();
+        let place = (host, client.port);
+        let stories = &mut self.observer.stories;
+        stories.at_node(place, self.now, number, (opens, decision), (server, weight));
+    }
+
+    /// The real server that a decision is about.
+    fn server_of(&self, decision: &Decision) -> Option<Endpoint> {
+        match decision.verdict {
             Verdict::Forward(out) => Some(out.tuple.dst),
             _ => decision.entry.map(|entry| {
                 let dest = self.node.ipvs.table().get(entry).dest();
                 self.node.ipvs.dests().get(dest).addr
             }),
-        };
+        }
+    }
+
+    /// Writes down what the node did with the SYN, or the datagram, of a request.
+    fn note_syn(&mut self, segment: &Segment, decision: &Decision) {
+        let server = self.server_of(decision);
         if let Some(server) = server {
             self.observer.syn(server);
         }
@@ -466,7 +542,11 @@ impl World<'_> {
             IcmpCause::Direct,
             &mut self.node_rng,
         );
-        if verdict == IcmpVerdict::Sent {
+        let sent = verdict == IcmpVerdict::Sent;
+        if let Some(host) = self.hosts.at(about.src.ip) {
+            self.tell(host, about.src.port, What::Icmp { kind, sent });
+        }
+        if sent {
             let error = IcmpError {
                 kind,
                 from: self.scenario.node.address,
@@ -509,19 +589,49 @@ impl World<'_> {
             // The container has not begun to listen.
             None => {
                 let answer = ipvs_model::tcp::socket::reset_for(segment);
+                self.tell_at_pod(
+                    segment,
+                    What::Pod {
+                        server: segment.tuple.dst,
+                        rule: TcpRule::NoSocket,
+                        syn: segment.flags.is_plain_syn(),
+                    },
+                );
                 if let Some(answer) = answer {
                     self.pod_sends(place, answer);
                 }
                 return;
             }
         };
-        if segment.flags.is_plain_syn() {
+        let syn = segment.flags.is_plain_syn();
+        if syn {
             self.note_pods_answer(segment, &outcome);
+        }
+        let resets = |sent: &Segment| sent.flags.has(Flags::RST);
+        let told = self.observer.stories.wanted();
+        if told && (syn || outcome.segments().iter().any(resets)) {
+            let (server, rule) = (segment.tuple.dst, outcome.rule);
+            self.tell_at_pod(segment, What::Pod { server, rule, syn });
         }
         self.pod_did(place, segment.tuple.src, &outcome);
     }
 
     fn dead_end_answers(&mut self, answer: Answer, segment: &Segment) {
+        let told = match answer {
+            Answer::Lost => GoneAnswer::Nothing,
+            Answer::Queued => GoneAnswer::Arp,
+            Answer::Icmp(kind) => GoneAnswer::Icmp(kind),
+            Answer::Segment(_) => GoneAnswer::Reset,
+            Answer::NewOwner => GoneAnswer::NewOwner,
+        };
+        self.tell_at_pod(
+            segment,
+            What::Gone {
+                server: segment.tuple.dst,
+                answer: told,
+                syn: segment.tuple.proto == Proto::Udp || segment.flags.is_plain_syn(),
+            },
+        );
         match answer {
             Answer::Lost | Answer::Queued => {}
             Answer::Icmp(kind) => self.icmp_from_network(kind, segment.tuple),
@@ -808,6 +918,7 @@ impl World<'_> {
             .map(|pod| pod.exit(now, false))
             .unwrap_or_default();
         for (peer, outcome) in outcomes {
+            self.tell_left(place, peer, !outcome.segments().is_empty());
             self.pod_did(place, peer, &outcome);
         }
     }
@@ -825,5 +936,20 @@ impl World<'_> {
         self.dead_ends.bury(ip, now);
         let unreachable = *self.dead_end_kind() == crate::scenario::DeadEnd::Unreachable;
         self.node.set_unreachable(ip, unreachable);
+    }
+    /// A pod's process ends while a connection of its is there.
+    fn tell_left(&mut self, place: u32, peer: Endpoint, said: bool) {
+        if !self.observer.stories.wanted() {
+            return;
+        }
+        let server = self.pods.get(place).address;
+        let client = self.client_of(Tuple {
+            src: peer,
+            dst: server,
+            proto: self.key.proto,
+        });
+        if let Some(host) = self.hosts.at(client.ip) {
+            self.tell(host, client.port, What::ServerLeft { server, said });
+        }
     }
 }

@@ -199,7 +199,11 @@ impl World<'_> {
     }
 
     /// The request that a datagram asks for or answers, if it is still open and its socket is this one.
-    fn request_of_datagram(&mut self, segment: &Segment, port: u16) -> Option<&mut Request> {
+    pub(super) fn request_of_datagram(
+        &mut self,
+        segment: &Segment,
+        port: u16,
+    ) -> Option<&mut Request> {
         let (slot, serial) = (segment.seq, segment.ack);
         let request = self.requests.get_mut(slot)?;
         (request.serial as u32 == serial && request.port == port).then_some(request)

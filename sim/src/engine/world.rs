@@ -23,7 +23,7 @@ use super::load::{Conns, Load, Manners, Requests};
 use super::observe::Observer;
 use super::queue::{Lane, Queue};
 use super::streams::{Purpose, Streams};
-use super::trace::{RunTrace, ServerSample, Tables, TraceOptions};
+use super::trace::{Gauges, Happening, RunTrace, ServerSample, Tables, TraceOptions};
 use super::udp::Datagrams;
 use crate::outcome::RunSummary;
 use crate::scenario::{self, DataPlane, DeadEnd, Dist, Masquerade, Phase, ProxyVersion, Scenario};
@@ -454,14 +454,14 @@ impl<'a> World<'a> {
     fn on_rollout(&mut self, event: RolloutEvent) {
         let port = self.scenario.service.target_port;
         let pods = &mut self.pods;
-        let mut at_pod = |pod, what: &str, observer: &mut Observer, now| {
+        let mut at_pod = |pod, what: Happening, observer: &mut Observer, now| {
             let address = pods.by_id(pod).map(|host| host.address);
             observer.event(now, address, what);
         };
         let (now, observer) = (self.now, &mut self.observer);
         match event {
-            RolloutEvent::Started { .. } => observer.event(now, None, "rollout started"),
-            RolloutEvent::Complete { .. } => observer.event(now, None, "rollout complete"),
+            RolloutEvent::Started { .. } => observer.event(now, None, Happening::RolloutStarted),
+            RolloutEvent::Complete { .. } => observer.event(now, None, Happening::RolloutComplete),
             RolloutEvent::PodCreated { revision, .. } => self.generation.push(revision),
             RolloutEvent::AddressAssigned { pod, ip } => {
                 let revision = self.generation.get(pod.0 as usize).copied().unwrap_or(0);
@@ -474,26 +474,30 @@ impl<'a> World<'a> {
                 self.node.set_unreachable(ip, false);
             }
             RolloutEvent::Listening { pod } => pods.listen(pod),
-            RolloutEvent::PodReady { pod } => at_pod(pod, "pod ready", observer, now),
-            RolloutEvent::PodNotReady { pod } => at_pod(pod, "pod not ready", observer, now),
-            RolloutEvent::PodTerminating { pod } => at_pod(pod, "pod terminating", observer, now),
-            RolloutEvent::PreStopStarted { pod } => at_pod(pod, "preStop started", observer, now),
-            RolloutEvent::SigTerm { pod } => at_pod(pod, "SIGTERM", observer, now),
+            RolloutEvent::PodReady { pod } => at_pod(pod, Happening::PodReady, observer, now),
+            RolloutEvent::PodNotReady { pod } => at_pod(pod, Happening::PodNotReady, observer, now),
+            RolloutEvent::PodTerminating { pod } => {
+                at_pod(pod, Happening::PodTerminating, observer, now)
+            }
+            RolloutEvent::PreStopStarted { pod } => {
+                at_pod(pod, Happening::PreStopStarted, observer, now)
+            }
+            RolloutEvent::SigTerm { pod } => at_pod(pod, Happening::SigTerm, observer, now),
             RolloutEvent::ListenerClosed { pod } => {
-                at_pod(pod, "listener closed", observer, now);
+                at_pod(pod, Happening::ListenerClosed, observer, now);
                 self.pod_closes_listener(pod);
             }
             RolloutEvent::ProcessExited { pod, killed } => {
                 let what = if killed {
-                    "process killed"
+                    Happening::ProcessKilled
                 } else {
-                    "process exited"
+                    Happening::ProcessExited
                 };
                 at_pod(pod, what, observer, now);
                 self.pod_exits(pod);
             }
             RolloutEvent::AddressGone { pod, ip } => {
-                at_pod(pod, "address gone", observer, now);
+                at_pod(pod, Happening::AddressGone, observer, now);
                 self.pod_vanishes(pod, ip);
             }
             RolloutEvent::EndpointsPublished { endpoints } => {
@@ -514,13 +518,8 @@ impl<'a> World<'a> {
         if let Some(rules) = self.node.iptables_mut() {
             let before = rules.endpoints(key).to_vec();
             let after = endpoints.clone();
-            let listed = endpoints
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(" ");
-            self.observer
-                .event(self.now, None, format!("rules list {listed}"));
+            let listed = Happening::RulesList(endpoints.clone());
+            self.observer.event(self.now, None, listed);
             rules.set_endpoints(key, endpoints);
             self.clean_stale_udp(&before, &after);
         }
@@ -562,9 +561,9 @@ impl<'a> World<'a> {
             .poll_proxy(now, &mut self.node.ipvs, self.key, false)
         {
             let what = match entry.action {
-                ProxyAction::Added => "real server added".to_owned(),
-                ProxyAction::WeightSet(weight) => format!("weight set to {weight}"),
-                ProxyAction::Deleted => "real server deleted".to_owned(),
+                ProxyAction::Added => Happening::ServerAdded,
+                ProxyAction::WeightSet(weight) => Happening::WeightSet(weight),
+                ProxyAction::Deleted => Happening::ServerDeleted,
                 ProxyAction::Listed | ProxyAction::Unlisted | ProxyAction::Kept => continue,
             };
             observer.event(entry.at, Some(entry.server), what);
@@ -617,6 +616,14 @@ impl<'a> World<'a> {
                 syns: 0,
             });
         }
+        let (ports_held, ports_of) = self.hosts.ports_held_most();
+        self.observer.gauges(Gauges {
+            at: self.now,
+            ipvs_entries: self.node.ipvs.table().len(),
+            conntrack_entries: self.node.ct.count(),
+            ports_held,
+            ports_of,
+        });
         let end = Instant::ZERO + self.scenario.duration;
         if let Some(every) = self.observer.options().sample_every
             && self.now + every <= end

@@ -7,7 +7,9 @@ use ipvs_model::time::{Instant, NANOS_PER_SEC, Span};
 
 use super::tables::mentions;
 use super::*;
-use crate::engine::trace::{Attempt, ServerSample, Tables, TimelineEvent, TroubledRequest};
+use crate::engine::trace::{
+    Attempt, Happening, ServerSample, Tables, TimelineEvent, TroubledRequest,
+};
 use crate::outcome::{Cause, Outcome, Recorder, SecondCounts};
 
 const QUICK: Span = Span::from_millis(1);
@@ -153,6 +155,8 @@ fn event(millis: u64, at: Option<u8>, what: &str) -> TimelineEvent {
         at: Instant::from_millis(millis),
         pod: at.map(pod),
         what: what.to_owned(),
+        // The report prints the words.
+        kind: Happening::RolloutStarted,
     }
 }
 
