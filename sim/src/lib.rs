@@ -8,6 +8,7 @@ pub mod outcome;
 
 pub mod cli;
 pub mod diag;
+pub mod fit;
 pub mod import;
 pub mod output;
 pub mod record;

@@ -13,8 +13,10 @@ use crate::experiment::RunError;
 use crate::outcome::RunSummary;
 use crate::scenario::{Document, Loaded, Scenario};
 
+pub mod completions;
 pub mod diff;
 pub mod exit;
+pub mod fit;
 pub mod import;
 pub mod kernels;
 pub mod overrides;
@@ -58,10 +60,16 @@ pub enum Command {
     Diff(diff::Args),
     /// Record a capture on the node that this runs on, for `sim diff`.
     Record(record::Args),
+    /// Make a scenario from a node's recording: what was measured, and what had to be assumed.
+    Fit(fit::Args),
     /// Make a scenario's rollout from Kubernetes objects: Deployment, Service, EndpointSlice.
     Import(import::Args),
     /// What kernels do: the table of behaviours, or those of one release.
     Kernels(kernels::Args),
+    /// Print a shell's completions.
+    Completions(completions::CompletionsArgs),
+    /// Print manual pages.
+    Man(completions::ManArgs),
 }
 
 /// How a report is printed.
@@ -117,8 +125,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Scenario(args) => scenario::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Record(args) => record::run(args),
+        Command::Fit(args) => fit::run(args),
         Command::Import(args) => import::run(args),
         Command::Kernels(args) => kernels::run(args),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => completions::man(&args),
     };
     match result {
         Ok(code) => code,
