@@ -14,49 +14,106 @@ use crate::segment::{Endpoint, Proto};
 /// No slot.
 pub const NONE: u32 = u32::MAX;
 
-#[derive(Clone, Debug)]
-struct DenseRange {
-    ip: Ipv4Addr,
-    proto: Proto,
+/// The array of one address's ports, as a stretch of all heads.
+#[derive(Clone, Copy, Debug, Default)]
+struct Range {
+    /// Where its heads begin.
+    start: usize,
     first_port: u16,
-    heads: Vec<u32>,
+    /// How many ports; 0 for an address without an array.
+    ports: u32,
 }
+
+/// Addresses that follow each other, with the arrays of their ports.
+#[derive(Clone, Debug)]
+struct Block {
+    proto: Proto,
+    first: u32,
+    ranges: Vec<Range>,
+}
+
+/// Addresses that are further apart than this stand in different blocks.
+const GAP_MAX: u32 = 256;
+/// So many blocks are looked at before the hash; addresses beyond have no array.
+const BLOCKS_MAX: usize = 4;
 
 /// Heads of chains by client endpoint. An absent endpoint has the head [`NONE`].
 #[derive(Clone, Debug, Default)]
 pub struct EndpointIndex {
-    dense: Vec<DenseRange>,
+    blocks: Vec<Block>,
+    heads: Vec<u32>,
     sparse: HashMap<u64, u32, FxBuildHasher>,
 }
 
 impl EndpointIndex {
     /// Reserves an array for one client's ports, both ends included. Later look-ups of them need no hash.
+    ///
+    /// Nothing happens if the address has an array, or lies far from those that have one; an endpoint that is in
+    /// the index already must not come under an array.
     pub fn reserve(&mut self, proto: Proto, ip: Ipv4Addr, ports: (u16, u16)) {
-        let heads = vec![NONE; usize::from(ports.1.saturating_sub(ports.0)) + 1];
-        self.dense.push(DenseRange {
-            ip,
-            proto,
+        let ip = ip.to_bits();
+        let near = |block: &Block| {
+            let last = block.first + block.ranges.len() as u32 - 1;
+            block.proto == proto
+                && ip >= block.first.saturating_sub(GAP_MAX)
+                && ip <= last.saturating_add(GAP_MAX)
+        };
+        let at = match self.blocks.iter().position(near) {
+            Some(at) => at,
+            None if self.blocks.len() == BLOCKS_MAX => return,
+            None => {
+                self.blocks.push(Block {
+                    proto,
+                    first: ip,
+                    ranges: vec![Range::default()],
+                });
+                self.blocks.len() - 1
+            }
+        };
+        let block = &mut self.blocks[at];
+        if ip < block.first {
+            let before = (block.first - ip) as usize;
+            block
+                .ranges
+                .splice(0..0, core::iter::repeat_n(Range::default(), before));
+            block.first = ip;
+        }
+        let place = (ip - block.first) as usize;
+        if block.ranges.len() <= place {
+            block.ranges.resize(place + 1, Range::default());
+        }
+        if block.ranges[place].ports > 0 {
+            return;
+        }
+        let count = u32::from(ports.1.saturating_sub(ports.0)) + 1;
+        block.ranges[place] = Range {
+            start: self.heads.len(),
             first_port: ports.0,
-            heads,
-        });
-        self.dense.sort_by_key(|range| (range.ip, range.proto));
+            ports: count,
+        };
+        self.heads.resize(self.heads.len() + count as usize, NONE);
     }
 
-    fn dense_at(&self, proto: Proto, client: Endpoint) -> Option<(usize, usize)> {
-        let at = match self.dense.len() {
-            0 => return None,
-            1..=4 => self
-                .dense
-                .iter()
-                .position(|range| range.ip == client.ip && range.proto == proto)?,
-            _ => self
-                .dense
-                .binary_search_by_key(&(client.ip, proto), |range| (range.ip, range.proto))
-                .ok()?,
-        };
-        let range = &self.dense[at];
-        let offset = usize::from(client.port.checked_sub(range.first_port)?);
-        (offset < range.heads.len()).then_some((at, offset))
+    /// Where the head of an endpoint with an array stands.
+    #[inline]
+    fn dense_at(&self, proto: Proto, client: Endpoint) -> Option<usize> {
+        let ip = client.ip.to_bits();
+        for block in &self.blocks {
+            let place = ip.wrapping_sub(block.first) as usize;
+            if let Some(range) = block.ranges.get(place)
+                && block.proto == proto
+            {
+                let offset = u32::from(client.port).wrapping_sub(u32::from(range.first_port));
+                return (offset < range.ports).then_some(range.start + offset as usize);
+            }
+        }
+        None
+    }
+
+    /// Whether an endpoint has an array.
+    #[inline]
+    pub fn is_dense(&self, proto: Proto, client: Endpoint) -> bool {
+        self.dense_at(proto, client).is_some()
     }
 
     const fn key(proto: Proto, client: Endpoint) -> u64 {
@@ -66,40 +123,44 @@ impl EndpointIndex {
     /// The head of an endpoint's chain.
     #[inline]
     pub fn head(&self, proto: Proto, client: Endpoint) -> u32 {
-        if let Some((at, offset)) = self.dense_at(proto, client) {
-            return self.dense[at].heads[offset];
+        match self.dense_at(proto, client) {
+            Some(at) => self.heads[at],
+            None => self.sparse_head(proto, client),
         }
-        self.sparse
-            .get(&Self::key(proto, client))
-            .copied()
-            .unwrap_or(NONE)
+    }
+
+    #[cold]
+    fn sparse_head(&self, proto: Proto, client: Endpoint) -> u32 {
+        let found = self.sparse.get(&Self::key(proto, client));
+        found.copied().unwrap_or(NONE)
     }
 
     /// Sets the head of an endpoint's chain; [`NONE`] empties it.
     #[inline]
     pub fn set_head(&mut self, proto: Proto, client: Endpoint, head: u32) {
-        if let Some((at, offset)) = self.dense_at(proto, client) {
-            self.dense[at].heads[offset] = head;
-        } else if head == NONE {
+        match self.dense_at(proto, client) {
+            Some(at) => self.heads[at] = head,
+            None => self.set_sparse_head(proto, client, head),
+        }
+    }
+
+    #[cold]
+    fn set_sparse_head(&mut self, proto: Proto, client: Endpoint, head: u32) {
+        if head == NONE {
             self.sparse.remove(&Self::key(proto, client));
         } else {
             self.sparse.insert(Self::key(proto, client), head);
         }
     }
-}
 
-impl EndpointIndex {
     /// Every slot in the index, in no order that may matter.
     fn slots(&self) -> impl Iterator<Item = u32> + '_ {
-        let dense = self.dense.iter().flat_map(|range| &range.heads);
-        let all = dense.chain(self.sparse.values()).copied();
+        let all = self.heads.iter().chain(self.sparse.values()).copied();
         all.filter(|slot| *slot != NONE)
     }
 
     fn clear(&mut self) {
-        self.dense
-            .iter_mut()
-            .for_each(|range| range.heads.fill(NONE));
+        self.heads.fill(NONE);
         self.sparse.clear();
     }
 }

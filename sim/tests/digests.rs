@@ -3,7 +3,8 @@
 //!
 //! A change of speed must leave all of them alone. A change of the model's behaviour moves those that it concerns:
 //! `UPDATE_DIGESTS=1 cargo test -p ipvs-sim --test digests` writes them anew, and the diff tells which and by how many
-//! requests. `events` stands beside the digests and not in them, because it measures the engine's work.
+//! requests. `events` stands beside the digests and not in them, because it measures the engine's work, here on the
+//! packet path. Every run is played with the quiet path and without it.
 
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Write as _};
@@ -88,7 +89,11 @@ fn run(scenario: &Scenario, seed: u64, options: &TraceOptions) -> RunResult {
 
 /// One line: name, seed, digest of the counts, digest of the trace, and some counts for people.
 fn line(name: &str, scenario: &Scenario, seed: u64) -> String {
-    let plain = run(scenario, seed, &TraceOptions::default());
+    let plain = TraceOptions {
+        no_quiet: true,
+        ..TraceOptions::default()
+    };
+    let plain = run(scenario, seed, &plain);
     let half = Span(scenario.duration.0 / 2);
     let options = TraceOptions {
         sample_every: Some(Span::from_secs(5)),
@@ -100,6 +105,16 @@ fn line(name: &str, scenario: &Scenario, seed: u64) -> String {
     let observed = run(scenario, seed, &options);
     let (counts, again) = (of_counts(&plain.summary), of_counts(&observed.summary));
     assert_eq!(counts, again, "{name} {seed:#x}: observing changes the run");
+    let packets = TraceOptions {
+        no_quiet: true,
+        ..options
+    };
+    let packets = run(scenario, seed, &packets);
+    assert_eq!(
+        (of_counts(&packets.summary), of_trace(&packets.trace)),
+        (counts, of_trace(&observed.trace)),
+        "{name} {seed:#x}: the quiet path changes the run"
+    );
     let summary = &plain.summary;
     format!(
         "{name} {seed:#x} {counts:016x} {:016x} requests {} answered {} failed {} no-port {} packets {} events {}\n",

@@ -465,6 +465,7 @@ fn observed() -> TraceOptions {
         requests_max: 1_000_000,
         attempts: true,
         stories: StoriesOf::Troubled(1_000_000),
+        ..TraceOptions::default()
     }
 }
 

@@ -24,6 +24,7 @@ use crate::time::{Clock, Jiffies};
 mod adopt;
 mod cleanup;
 mod entry;
+mod foreseen;
 mod gc;
 pub mod graph;
 mod index;
@@ -40,6 +41,7 @@ mod tests;
 
 pub use adopt::ListedCt;
 pub use entry::{CtEntry, Dir, L4, Seen, Status, TcpState};
+pub use foreseen::Foreseen;
 pub use listing::ListingStyle;
 pub use nat::SourceNat;
 pub use rule::CtRule;

@@ -35,7 +35,6 @@ impl Ipvs {
     /// Enters an entry as a listing shows it. A real server that the service does not list becomes one that
     /// was deleted at weight 0.
     pub fn adopt(&mut self, now: Instant, listed: &Listed) -> EntryId {
-        let jiffies = self.clock.jiffies(now);
         let key = ServiceKey {
             proto: listed.proto,
             addr: listed.virt,
@@ -70,8 +69,7 @@ impl Ipvs {
             }
         };
         self.table.get_mut(id).timeout = timeout;
-        self.table
-            .arm_for(&self.clock, jiffies, id, listed.left_ticks);
+        self.table.arm_for(&self.clock, now, id, listed.left_ticks);
         id
     }
 

@@ -6,6 +6,7 @@
 
 mod admin;
 mod adopt;
+mod foreseen;
 #[cfg(test)]
 mod graph;
 mod invariants;
@@ -159,7 +160,7 @@ impl Ipvs {
         if self.table.get(id).n_control > 0 {
             // It controls others: sixty more seconds, and for a template every time from now on (facts 4.3).
             self.table.get_mut(id).timeout = self.clock.ticks(60) as u32;
-            self.table.arm(&self.clock, now, id);
+            self.table.arm(&self.clock, self.clock.instant(now), id);
             return;
         }
         self.destroy(now, id, drop_conntrack);

@@ -8,7 +8,7 @@ use super::table::{self, EntryId};
 use crate::index::NONE;
 use crate::kernel::Gate;
 use crate::segment::{Endpoint, Flags, Proto, Segment};
-use crate::time::{Instant, Jiffies};
+use crate::time::Instant;
 
 /// The rule that decided on a packet at IPVS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -169,7 +169,6 @@ enum Choice {
 impl Ipvs {
     /// A packet on its way in. `ct`: what conntrack attached to it. Call [`Ipvs::advance`] first.
     pub fn packet_in(&mut self, now: Instant, seg: &Segment, ct: CtSeen) -> Inward {
-        let jiffies = self.clock.jiffies(now);
         let syn = seg.tuple.proto == Proto::Tcp && seg.flags.has(Flags::SYN);
         let mut rescheduled = None;
         if let Some(id) = self.table.find_in(&seg.tuple) {
@@ -184,11 +183,11 @@ impl Ipvs {
                         (true, 0) => Rule::SynKeptAtWeightZero,
                         (true, _) => Rule::SynKept,
                     };
-                    return self.forward(jiffies, id, seg, rule);
+                    return self.forward(now, id, seg, rule);
                 }
                 Reuse::Blackhole => return Inward::Drop(Rule::BlackholedDeleted),
                 Reuse::Drop { trigger } => {
-                    self.expire_now(jiffies, id, trigger);
+                    self.expire_now(now, id, trigger);
                     return Inward::Drop(match trigger {
                         Trigger::WeightZero => Rule::DroppedWeightZero,
                         Trigger::State => Rule::DroppedReuse,
@@ -202,7 +201,7 @@ impl Ipvs {
                     if release_ct {
                         self.table.get_mut(id).flags &= !table::NFCT;
                     }
-                    self.expire_now(jiffies, id, trigger);
+                    self.expire_now(now, id, trigger);
                     rescheduled = Some(match trigger {
                         Trigger::WeightZero => Rule::RescheduledWeightZero,
                         Trigger::State => Rule::RescheduledReuse,
@@ -211,7 +210,7 @@ impl Ipvs {
                 }
             }
         }
-        self.schedule(jiffies, seg, syn, rescheduled)
+        self.schedule(now, seg, syn, rescheduled)
     }
 
     fn decide(&self, id: EntryId, syn: bool, ct: CtSeen) -> Reuse {
@@ -238,16 +237,16 @@ impl Ipvs {
         )
     }
 
-    fn expire_now(&mut self, now: Jiffies, id: EntryId, trigger: Trigger) {
+    fn expire_now(&mut self, now: Instant, id: EntryId, trigger: Trigger) {
         if self.table.get(id).n_control == 0 || trigger == Trigger::Deleted {
-            self.table.expire_now(now, id);
+            self.table.expire_now(&self.clock, now, id);
         }
     }
 
     /// The part of `tcp_conn_schedule` and `udp_conn_schedule` that comes before the scheduler.
     fn schedule(
         &mut self,
-        now: Jiffies,
+        now: Instant,
         seg: &Segment,
         syn: bool,
         rescheduled: Option<Rule>,
@@ -291,7 +290,7 @@ impl Ipvs {
     }
 
     /// The real server of a new connection: by template or by scheduler (`ip_vs_schedule`, `ip_vs_sched_persist`).
-    fn choose(&mut self, now: Jiffies, service: usize, client: Endpoint) -> Choice {
+    fn choose(&mut self, now: Instant, service: usize, client: Endpoint) -> Choice {
         let Some(persistence) = self.services[service].persistence else {
             return match self.pick(service, client) {
                 Some(dest) => Choice::Dest {
@@ -371,7 +370,7 @@ impl Ipvs {
     }
 
     /// State transition, transmission and the restart of the timer, which happens even if the route fails.
-    fn forward(&mut self, now: Jiffies, id: EntryId, seg: &Segment, rule: Rule) -> Inward {
+    fn forward(&mut self, now: Instant, id: EntryId, seg: &Segment, rule: Rule) -> Inward {
         self.step(now, id, seg, Direction::Input);
         let entry = self.table.get(id);
         Inward::Forward {
@@ -382,7 +381,7 @@ impl Ipvs {
         }
     }
 
-    fn step(&mut self, now: Jiffies, id: EntryId, seg: &Segment, direction: Direction) {
+    fn step(&mut self, now: Instant, id: EntryId, seg: &Segment, direction: Direction) {
         if seg.tuple.proto == Proto::Udp {
             self.table.get_mut(id).timeout = self.timeouts.udp_ticks(&self.clock);
             if direction == Direction::Output {
@@ -403,7 +402,7 @@ impl Ipvs {
         let Some(id) = self.table.find_out(&seg.tuple, |dest| dests.get(dest).addr) else {
             return Outward::Pass;
         };
-        self.step(self.clock.jiffies(now), id, seg, Direction::Output);
+        self.step(now, id, seg, Direction::Output);
         let entry = self.table.get(id);
         Outward::Translate {
             entry: id,

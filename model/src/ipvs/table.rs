@@ -8,7 +8,7 @@ use super::service::DestId;
 use super::state::State;
 use crate::index::{EndpointIndex, NONE};
 use crate::segment::{Endpoint, Proto, Tuple};
-use crate::time::{Clock, Jiffies};
+use crate::time::{Clock, Instant, Jiffies};
 use crate::timers::TickQueue;
 
 /// Index of an entry.
@@ -33,13 +33,14 @@ const LIVE: u8 = 1 << 6;
 /// One entry. Compact: a table of 28,232 fits in 1.8 MB.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    pub(super) expires: Jiffies,
     /// The tick of the timer's bucket.
     fires: Jiffies,
     /// The tick under which the queue knows the slot; never after `fires`.
     filed: Jiffies,
-    /// When the timer entered its bucket, as a running number.
-    armed: u32,
+    /// When the timer entered its bucket.
+    armed: Instant,
+    /// So many ticks before `fires` is the deadline.
+    late: u32,
     pub(super) client: Endpoint,
     pub(super) virt: Endpoint,
     pub(super) dest: DestId,
@@ -83,7 +84,7 @@ impl Entry {
 
     /// The deadline that the kernel shows; the entry goes at the wheel's next boundary after it.
     pub const fn expires(&self) -> Jiffies {
-        self.expires
+        Jiffies(self.fires.0 - self.late as u64)
     }
 
     /// Lifetime after a packet, in ticks.
@@ -141,13 +142,16 @@ impl Entry {
 
     /// Where the entry's timer stands among those of one tick: outer levels of the wheel run first, and in a
     /// bucket the timer that entered it last (`collect_expired_timers`, `enqueue_timer`).
-    const fn turn(&self, clock: &Clock) -> (u64, u32) {
+    const fn turn(&self, clock: &Clock) -> (u64, u64) {
         let ticks = if self.flags & EXPIRING != 0 {
             0
         } else {
             self.timeout as u64
         };
-        (u64::MAX - clock.lateness_max(ticks), u32::MAX - self.armed)
+        (
+            u64::MAX - clock.lateness_max(ticks),
+            u64::MAX - self.armed.0,
+        )
     }
 }
 
@@ -158,7 +162,6 @@ pub struct Table {
     free: Vec<u32>,
     index: EndpointIndex,
     timers: TickQueue,
-    arms: u32,
     live: u32,
 }
 
@@ -169,7 +172,6 @@ impl Table {
             free: Vec::new(),
             index: EndpointIndex::default(),
             timers: TickQueue::default(),
-            arms: 0,
             live: 0,
         }
     }
@@ -277,10 +279,10 @@ impl Table {
         timeout: u32,
     ) -> EntryId {
         let entry = Entry {
-            expires: Jiffies::NEVER,
             fires: Jiffies::NEVER,
             filed: Jiffies::NEVER,
-            armed: 0,
+            armed: Instant::ZERO,
+            late: 0,
             client,
             virt,
             dest,
@@ -326,14 +328,14 @@ impl Table {
         entry
     }
 
-    /// Moves the timer to the bucket of a tick.
+    /// Moves the timer to the bucket of a tick, for a deadline before it.
     #[inline]
-    fn enqueue(&mut self, id: EntryId, fires: Jiffies) {
+    fn enqueue(&mut self, now: Instant, id: EntryId, expires: Jiffies, fires: Jiffies) {
         let entry = &mut self.slots[id.0 as usize];
         if entry.fires != fires {
-            self.arms = self.arms.wrapping_add(1);
-            (entry.fires, entry.armed) = (fires, self.arms);
+            (entry.fires, entry.armed) = (fires, now);
         }
+        entry.late = (fires.0 - expires.0) as u32;
         if fires < entry.filed {
             entry.filed = fires;
             self.timers.file(fires, id.0);
@@ -342,33 +344,31 @@ impl Table {
 
     /// Restarts the timer with the entry's timeout (`ip_vs_conn_put`).
     #[inline]
-    pub(super) fn arm(&mut self, clock: &Clock, now: Jiffies, id: EntryId) {
+    pub(super) fn arm(&mut self, clock: &Clock, now: Instant, id: EntryId) {
         let entry = self.get_mut(id);
         let ticks = u64::from(entry.timeout);
-        entry.expires = clock.deadline(now, ticks);
         entry.flags &= !EXPIRING;
-        let fires = clock.fires(entry.expires, ticks);
-        self.enqueue(id, fires);
+        let expires = clock.deadline(clock.jiffies(now), ticks);
+        self.enqueue(now, id, expires, clock.fires(expires, ticks));
     }
 
     /// Restarts the timer of an entry whose deadline is `left` ticks away.
-    pub(super) fn arm_for(&mut self, clock: &Clock, now: Jiffies, id: EntryId, left: u64) {
+    pub(super) fn arm_for(&mut self, clock: &Clock, now: Instant, id: EntryId, left: u64) {
         let entry = self.get_mut(id);
         let ticks = u64::from(entry.timeout);
-        entry.expires = now + left;
         entry.flags &= !EXPIRING;
-        let fires = clock.fires(entry.expires, ticks);
-        self.enqueue(id, fires);
+        let expires = clock.jiffies(now) + left;
+        self.enqueue(now, id, expires, clock.fires(expires, ticks));
     }
 
     /// Makes the entry expire at the next tick, unless it is overdue already (`ip_vs_conn_expire_now`).
-    pub(super) fn expire_now(&mut self, now: Jiffies, id: EntryId) {
+    pub(super) fn expire_now(&mut self, clock: &Clock, now: Instant, id: EntryId) {
+        let tick = clock.jiffies(now);
         let entry = self.get_mut(id);
-        if entry.expires > now {
-            entry.expires = now;
+        if entry.expires() > tick {
             entry.flags |= EXPIRING;
             // Moved to a tick that is already being served: it runs with the one that follows.
-            self.enqueue(id, now + 1);
+            self.enqueue(now, id, tick, tick + 1);
         }
     }
 
@@ -401,7 +401,8 @@ impl Table {
             }
             self.timers.recycle(slots);
             if !due.is_empty() {
-                due.sort_by_key(|id| self.slots[id.0 as usize].turn(clock));
+                // Packets of one nanosecond have no order of their own; their slots give them one.
+                due.sort_unstable_by_key(|id| (self.slots[id.0 as usize].turn(clock), *id));
                 return Some((tick, due));
             }
         }

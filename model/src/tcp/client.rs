@@ -294,7 +294,7 @@ impl Client {
     }
 
     /// Does `act` to a connection, and keeps the books.
-    fn with(
+    pub(super) fn with(
         &mut self,
         now: Instant,
         id: ConnId,

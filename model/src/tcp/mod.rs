@@ -10,6 +10,7 @@
 pub mod bitmap;
 pub mod client;
 pub mod deadend;
+pub mod foreseen;
 mod input;
 pub mod ports;
 pub mod rule;

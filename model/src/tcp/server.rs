@@ -76,6 +76,30 @@ impl Pod {
         self.address
     }
 
+    /// The network stack.
+    pub const fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
+    /// How many sockets are in TIME_WAIT, or in FIN_WAIT2 without a process.
+    pub const fn time_waits(&self) -> u32 {
+        self.time_waits
+    }
+
+    pub(super) const fn ctx(&self, now: Instant) -> Ctx<'_> {
+        Ctx {
+            stack: &self.stack,
+            now,
+            tw_full: self.time_waits >= self.stack.sysctls.max_tw_buckets,
+        }
+    }
+
+    /// Files a socket in TIME_WAIT towards `peer`, which had none.
+    pub(super) fn enter_rest(&mut self, peer: Endpoint, socket: Socket) {
+        self.sockets.insert(peer, socket);
+        self.time_waits += 1;
+    }
+
     /// How far its death has gone.
     pub const fn phase(&self) -> Phase {
         self.phase

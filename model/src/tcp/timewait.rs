@@ -55,7 +55,7 @@ pub(super) fn enter(socket: &mut Socket, ctx: &Ctx<'_>, input: Input, outcome: &
 }
 
 /// Starts or restarts the 60 s.
-fn rest(socket: &mut Socket, ctx: &Ctx<'_>) {
+pub(super) fn rest(socket: &mut Socket, ctx: &Ctx<'_>) {
     socket.disarm();
     socket.retransmits = 0;
     socket.retrans_stamp = secret::millis(ctx.now);

@@ -103,6 +103,16 @@ fn simulate(scenario: &Scenario, seed: u64) -> Result<RunSummary, RunError> {
     result.map(|run| run.summary).map_err(RunError)
 }
 
+/// The same, every packet one by one.
+fn simulate_packets(scenario: &Scenario, seed: u64) -> Result<RunSummary, RunError> {
+    let options = TraceOptions {
+        no_quiet: true,
+        ..TraceOptions::default()
+    };
+    let result = engine::run(scenario, seed, &options);
+    result.map(|run| run.summary).map_err(RunError)
+}
+
 /// Prints warnings on standard error.
 pub fn warn(warnings: &Diagnostics) {
     // If standard error is gone there is nobody to tell.
@@ -121,6 +131,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let result = match cli.command {
         Command::Run(args) => run::run(args),
+        Command::Sweep(args) if args.no_quiet => sweep::run(args, &simulate_packets),
         Command::Sweep(args) => sweep::run(args, &simulate),
         Command::Scenario(args) => scenario::run(args),
         Command::Diff(args) => diff::run(args),

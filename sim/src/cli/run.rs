@@ -61,6 +61,9 @@ pub struct Args {
     /// Draw with ASCII only.
     #[arg(long)]
     ascii: bool,
+    /// Take every packet one by one, also of connections that meet nothing on their way: slower, with the same result.
+    #[arg(long)]
+    no_quiet: bool,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -179,6 +182,7 @@ fn options(args: &Args, format: Format, scenario: &Scenario) -> Result<TraceOpti
             TROUBLED_KEPT.max(args.failures)
         },
         attempts: args.attempts,
+        no_quiet: args.no_quiet,
         ..TraceOptions::default()
     })
 }

@@ -51,6 +51,9 @@ pub struct Args {
     /// Threads; without it, one for each processor. The result is the same with any number.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
     threads: Option<u64>,
+    /// Take every packet one by one, also of connections that meet nothing on their way: slower, with the same result.
+    #[arg(long)]
+    pub(super) no_quiet: bool,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
     format: Format,

@@ -182,7 +182,7 @@ impl Hosts {
 }
 
 /// What the server process knows of a connection, and its filed timer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// The moment for which a timer event waits in the queue.
     pub filed: Instant,
@@ -333,6 +333,11 @@ impl Pods {
     /// The pod at a place.
     pub fn get(&mut self, place: u32) -> &mut PodHost {
         &mut self.all[place as usize]
+    }
+
+    /// Every pod there has been, by place.
+    pub fn each(&self) -> impl Iterator<Item = &PodHost> {
+        self.all.iter()
     }
 
     /// The pods' network stack.

@@ -8,6 +8,7 @@ mod hosts;
 mod load;
 mod observe;
 pub mod queue;
+mod quiet;
 pub mod story;
 pub mod streams;
 pub mod trace;

@@ -137,9 +137,14 @@ impl Observer {
         }
     }
 
-    /// A packet crossed the node.
-    pub fn packet(&mut self) {
-        self.recorder.packets(1);
+    /// Packets crossed the node.
+    pub fn packets(&mut self, count: u64) {
+        self.recorder.packets(count);
+    }
+
+    /// What has been counted so far.
+    pub fn so_far(&self) -> &RunSummary {
+        self.recorder.so_far()
     }
 
     /// A SYN was forwarded to a real server.

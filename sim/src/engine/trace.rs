@@ -24,6 +24,8 @@ pub struct TraceOptions {
     pub attempts: bool,
     /// Whose stories to keep: every decision about a request's packets.
     pub stories: StoriesOf,
+    /// Take every packet one by one. Nothing but the speed changes: the quiet path gives the same, to the bit.
+    pub no_quiet: bool,
 }
 
 impl TraceOptions {

@@ -230,7 +230,7 @@ impl World<'_> {
         self.file_client_timer(host, port);
     }
 
-    fn conn_id(&mut self, host: u32, port: u16) -> Option<ConnId> {
+    pub(super) fn conn_id(&mut self, host: u32, port: u16) -> Option<ConnId> {
         let host = self.hosts.get(host);
         let local = Endpoint::new(host.to.saddr, port);
         host.client
@@ -255,7 +255,7 @@ impl World<'_> {
     }
 
     /// The socket is gone. What is remembered of the port serves traces only.
-    fn forget_conn(&mut self, host: u32, port: u16) {
+    pub(super) fn forget_conn(&mut self, host: u32, port: u16) {
         if self.observer.options().requests_max > 0 {
             return;
         }
@@ -282,6 +282,7 @@ impl World<'_> {
         if segment.tuple.proto == Proto::Udp {
             return self.datagram_at_client(segment);
         }
+        self.touch(segment.tuple.dst);
         let Some(host) = self.hosts.at(segment.tuple.dst.ip) else {
             return;
         };
@@ -302,6 +303,7 @@ impl World<'_> {
         if error.about.proto == Proto::Udp {
             return self.icmp_at_datagram_socket(error);
         }
+        self.touch(error.about.src);
         let Some(host) = self.hosts.at(error.about.src.ip) else {
             return;
         };
@@ -416,14 +418,18 @@ impl World<'_> {
 
     pub(super) fn at_node(&mut self, segment: &Segment) {
         let decision = self.node.packet(self.now, segment, &mut self.node_rng);
-        self.note_packet();
+        self.note_packets(1);
         if self.observer.stories.wanted() {
             self.note_decision(segment, &decision);
         }
         let asks = segment.tuple.proto == Proto::Udp && segment.tuple.dst == self.key.addr;
         if asks || segment.flags.is_plain_syn() {
             self.note_syn(segment, &decision);
+            if self.goes_quietly(segment, &decision) {
+                return;
+            }
         }
+        self.touch(segment.tuple.src);
         match decision.verdict {
             Verdict::Forward(out) => self.route(out),
             Verdict::Local {
@@ -568,6 +574,7 @@ impl World<'_> {
     // The pods.
 
     pub(super) fn at_pod(&mut self, segment: &Segment) {
+        self.touch(segment.tuple.src);
         let ip = segment.tuple.dst.ip;
         if let Some(place) = self.dead_ends.place(ip) {
             let answer = self.dead_ends.on_segment(place, self.now, segment);
@@ -763,7 +770,7 @@ impl World<'_> {
         if host.draining && host.open == 0 {
             let id = host.id;
             self.control.drained(self.now, id);
-            self.queue.at(self.now, Event::Rollout);
+            self.control_at(self.now, Event::Rollout);
         }
     }
 
@@ -887,6 +894,7 @@ impl World<'_> {
     }
 
     pub(super) fn pod_closes_listener(&mut self, id: PodId) {
+        self.no_quiet_for_now();
         let now = self.now;
         let Some(place) = self.pods.place(id) else {
             return;
@@ -905,6 +913,7 @@ impl World<'_> {
     }
 
     pub(super) fn pod_exits(&mut self, id: PodId) {
+        self.no_quiet_for_now();
         let now = self.now;
         let Some(place) = self.pods.place(id) else {
             return;

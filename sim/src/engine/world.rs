@@ -1,5 +1,8 @@
 //! The world of one run: hosts, node, pods and control plane, and the events that move them.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use ipvs_model::conntrack::ListingStyle;
 use ipvs_model::conntrack::SourceNat;
 use ipvs_model::dataplane::IptablesRules;
@@ -22,6 +25,8 @@ use super::hosts::{Hosts, Pods, answers_directly};
 use super::load::{Conns, Load, Manners, Requests};
 use super::observe::Observer;
 use super::queue::{Lane, Queue};
+use super::quiet::Quiet;
+use super::story::StoriesOf;
 use super::streams::{Purpose, Streams};
 use super::trace::{Gauges, Happening, RunTrace, ServerSample, Tables, TraceOptions};
 use super::udp::Datagrams;
@@ -75,6 +80,14 @@ pub(super) enum Event {
     Sample,
     /// Tables are listed.
     List,
+    /// The answer to the request in a slot, on the quiet path, leaves the node.
+    QuietAnswer(u32),
+    /// The answer to the request in a slot, on the quiet path, is complete.
+    QuietEnd(u32),
+    /// The last packet of a quiet connection leaves the node: host and port.
+    QuietLast(u32, u16),
+    /// The socket of a quiet connection closes.
+    QuietClosed(u32, u16),
 }
 
 /// A way between two places, or through the server process, with the time that it takes.
@@ -125,8 +138,11 @@ pub struct World<'a> {
     events: u64,
     /// The tables are checked after every so many packets; 0 for never.
     check_every: u64,
-    packets: u64,
+    pub(super) packets: u64,
     broken: Option<String>,
+    /// When the control plane acts or somebody looks at the tables.
+    pub(super) controls: BinaryHeap<Reverse<Instant>>,
+    pub(super) quiet: Option<Box<Quiet>>,
 }
 
 /// Sysctls of the node: kernel, then kube-proxy, then the scenario.
@@ -241,6 +257,10 @@ impl<'a> World<'a> {
             .collect();
         let pods = Pods::new(scenario, &hosts, streams);
         let udp = Datagrams::new(scenario, &mut queue, streams);
+        // Stories tell of every packet.
+        let quiet = (!options.no_quiet && matches!(options.stories, StoriesOf::Nobody))
+            .then(|| Quiet::new(scenario, seed, &mut queue))
+            .flatten();
         let mut world = Self {
             scenario,
             queue,
@@ -272,6 +292,8 @@ impl<'a> World<'a> {
             check_every: 0,
             packets: 0,
             broken: None,
+            controls: BinaryHeap::new(),
+            quiet,
         };
         world.start();
         Ok(world)
@@ -311,10 +333,10 @@ impl<'a> World<'a> {
             }
         }
         if self.observer.options().sample_every.is_some() {
-            self.queue.at(Instant::ZERO, Event::Sample);
+            self.control_at(Instant::ZERO, Event::Sample);
         }
         for at in self.observer.options().tables_at.clone() {
-            self.queue.at(at, Event::List);
+            self.control_at(at, Event::List);
         }
         self.file_rollout();
         self.file_proxy();
@@ -325,12 +347,13 @@ impl<'a> World<'a> {
         self.check_every = packets;
     }
 
-    /// Another packet has crossed the node.
-    pub(super) fn note_packet(&mut self) {
-        self.observer.packet();
-        self.packets += 1;
+    /// More packets have crossed the node.
+    pub(super) fn note_packets(&mut self, count: u64) {
+        self.observer.packets(count);
+        let before = self.packets;
+        self.packets += count;
         if self.check_every > 0
-            && self.packets.is_multiple_of(self.check_every)
+            && self.packets / self.check_every > before / self.check_every
             && self.broken.is_none()
             && let Err(what) = self.node.check_invariants(self.now)
         {
@@ -371,7 +394,7 @@ impl<'a> World<'a> {
         end
     }
 
-    fn handle(&mut self, event: Event) {
+    pub(super) fn handle(&mut self, event: Event) {
         match event {
             Event::Arrival(kind) => self.on_arrival(kind),
             Event::Worker(kind, worker) => self.begin(kind, worker),
@@ -399,6 +422,10 @@ impl<'a> World<'a> {
             Event::Proxy => self.on_proxy(),
             Event::Sample => self.sample(),
             Event::List => self.list(),
+            Event::QuietAnswer(slot) => self.quiet_answer(slot),
+            Event::QuietEnd(slot) => self.quiet_end(slot),
+            Event::QuietLast(host, port) => self.quiet_last(host, port),
+            Event::QuietClosed(host, port) => self.quiet_closed(host, port),
         }
     }
 
@@ -435,7 +462,7 @@ impl<'a> World<'a> {
             && at < self.rollout_filed
         {
             self.rollout_filed = at;
-            self.queue.at(at.max(self.now), Event::Rollout);
+            self.control_at(at.max(self.now), Event::Rollout);
         }
     }
 
@@ -447,7 +474,7 @@ impl<'a> World<'a> {
             && at < self.proxy_filed
         {
             self.proxy_filed = at;
-            self.queue.at(at.max(self.now), Event::Proxy);
+            self.control_at(at.max(self.now), Event::Proxy);
         }
     }
 
@@ -504,7 +531,7 @@ impl<'a> World<'a> {
                 let wanted = self.control.endpoints(&endpoints);
                 let watch = self.control.draw_sync_latency();
                 if self.scenario.node.mode == DataPlane::Iptables {
-                    self.queue.at(now + watch, Event::Rules(wanted));
+                    self.control_at(now + watch, Event::Rules(wanted));
                 } else {
                     self.control.endpoints_changed(now, wanted, watch);
                 }
@@ -628,7 +655,7 @@ impl<'a> World<'a> {
         if let Some(every) = self.observer.options().sample_every
             && self.now + every <= end
         {
-            self.queue.at(self.now + every, Event::Sample);
+            self.control_at(self.now + every, Event::Sample);
         }
     }
 

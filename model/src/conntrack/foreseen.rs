@@ -1,0 +1,84 @@
+//! Packets of a connection that are known to come, taken at once: what they leave of an entry.
+//!
+//! Nothing is decided here. The record that a connection alike came to is moved to this one's sequence numbers:
+//! every rule of the window check looks at differences of them only.
+
+use super::entry::{Dir, L4, Seen, Status, TcpState};
+use super::table::FlagClass;
+use super::{Conntrack, CtEntry};
+use crate::time::Jiffies;
+
+impl TcpState {
+    /// The record of a connection whose sides' sequence numbers are ahead of this one's by so much, modulo 2^32.
+    #[must_use]
+    pub const fn moved(&self, by: [u32; 2]) -> Self {
+        let mut moved = *self;
+        let mut side = 0;
+        while side < 2 {
+            let seen = &mut moved.seen[side];
+            seen.end = seen.end.wrapping_add(by[side]);
+            seen.max_end = seen.max_end.wrapping_add(by[side]);
+            if seen.has(Seen::MAXACK_SET) {
+                seen.max_ack = seen.max_ack.wrapping_add(by[1 - side]);
+            }
+            side += 1;
+        }
+        let (own, other) = (
+            by[self.last_dir as usize],
+            by[self.last_dir.other() as usize],
+        );
+        moved.last_seq = moved.last_seq.wrapping_add(own);
+        moved.last_end = moved.last_end.wrapping_add(own);
+        moved.last_ack = moved.last_ack.wrapping_add(other);
+        moved
+    }
+}
+
+/// What the packets of a connection leave of its entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Foreseen {
+    /// The record, as if both sides' sequence numbers had begun at 0.
+    tcp: TcpState,
+    status: Status,
+    /// Ticks from the last packet to the deadline.
+    ticks: u64,
+}
+
+impl Foreseen {
+    /// What was left of an entry, `isns` being the initial sequence numbers of the two directions, by a last packet at
+    /// `last`. `None` if it is not at rest after an ACK that moved its deadline.
+    pub fn of(entry: &CtEntry, isns: [u32; 2], last: Jiffies) -> Option<Self> {
+        let tcp = entry.tcp()?;
+        let settled = entry.status.has(Status::CONFIRMED)
+            && entry.status.has(Status::SEEN_REPLY)
+            && tcp.last_class == FlagClass::Ack
+            && entry.deadline > last;
+        settled.then(|| Self {
+            tcp: tcp.moved(isns.map(u32::wrapping_neg)),
+            status: entry.status,
+            ticks: last.until(entry.deadline),
+        })
+    }
+}
+
+impl Conntrack {
+    /// Whether the entry is as a connection's first SYN makes it: nothing altered its source or destination, and no
+    /// answer was seen.
+    pub fn is_fresh(&self, slot: u32) -> bool {
+        let status = self.entry(slot).status;
+        status.has(Status::CONFIRMED)
+            && !status.has(Status::SEEN_REPLY)
+            && !status.has(Status::SRC_NAT)
+            && !status.has(Status::DST_NAT)
+    }
+
+    /// Leaves an entry as the packets to come will leave it, the last of them at `last`.
+    pub fn foresee(&mut self, slot: u32, foreseen: &Foreseen, isns: [u32; 2], last: Jiffies) {
+        let entry = &mut self.entries[slot as usize];
+        entry.l4 = L4::Tcp(foreseen.tcp.moved(isns));
+        entry.status = foreseen.status;
+        entry.deadline = last + foreseen.ticks;
+    }
+}
+
+const _: () = assert!(Dir::Original as usize == 0 && Dir::Reply as usize == 1);

@@ -1,0 +1,135 @@
+//! Segments of a connection that are known to come, taken at once: what they leave of a socket.
+//!
+//! Nothing is decided here. The socket in TIME_WAIT that a connection alike left is moved to this one's addresses,
+//! numbers and clocks; its timer is armed by the rule of TIME_WAIT.
+
+use super::client::{Client, ConnId};
+use super::rule::Rule;
+use super::secret;
+use super::server::Pod;
+use super::socket::{Ctx, Outcome, Socket, flag};
+use super::state::{Input, State};
+use super::timewait;
+use crate::segment::{Endpoint, Tuple};
+use crate::time::{Instant, Span};
+
+/// What one side chose for a connection: where its numbers and its timestamps begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begin {
+    /// Initial sequence number.
+    pub isn: u32,
+    /// Offset of its timestamps.
+    pub ts_offset: u32,
+}
+
+impl Begin {
+    /// What a socket in SYN_SENT chose.
+    pub const fn of(socket: &Socket) -> Self {
+        Self {
+            isn: socket.snd_una,
+            ts_offset: socket.ts_offset,
+        }
+    }
+}
+
+/// A socket in TIME_WAIT, as if both sides' sequence numbers had begun at 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rest {
+    socket: Socket,
+}
+
+impl Rest {
+    /// What was left of a socket. `None` if it is not in TIME_WAIT.
+    pub fn of(socket: &Socket, own: Begin, peer: Begin) -> Option<Self> {
+        if socket.state != State::TimeWait {
+            return None;
+        }
+        let nowhere = Endpoint::new(core::net::Ipv4Addr::UNSPECIFIED, 0);
+        let socket = Socket {
+            local: nowhere,
+            remote: nowhere,
+            ts_recent: 0,
+            ts_recent_stamp: 0,
+            ts_offset: 0,
+            last_oow_ack: 0,
+            timer: 0,
+            level: 0,
+            retrans_stamp: 0,
+            ..*socket
+        };
+        Some(Self {
+            socket: moved(socket, own.isn.wrapping_neg(), peer.isn.wrapping_neg()),
+        })
+    }
+
+    /// The socket of another connection that came to TIME_WAIT by a segment which its peer had sent `age` ago.
+    fn socket(&self, ctx: &Ctx<'_>, tuple: Tuple, own: Begin, peer: Begin, age: Span) -> Socket {
+        let mut socket = moved(self.socket, own.isn, peer.isn);
+        (socket.local, socket.remote) = (tuple.src, tuple.dst);
+        socket.ts_offset = own.ts_offset;
+        if socket.has(flag::TIMESTAMPS) {
+            socket.ts_recent = secret::millis(ctx.now - age).wrapping_add(peer.ts_offset);
+            socket.ts_recent_stamp = ctx.seconds().max(1);
+        }
+        timewait::rest(&mut socket, ctx);
+        socket
+    }
+}
+
+/// The socket with its own numbers and its peer's ahead by so much, modulo 2^32.
+const fn moved(mut socket: Socket, own: u32, peer: u32) -> Socket {
+    socket.snd_una = socket.snd_una.wrapping_add(own);
+    socket.snd_nxt = socket.snd_nxt.wrapping_add(own);
+    socket.write_seq = socket.write_seq.wrapping_add(own);
+    socket.rcv_nxt = socket.rcv_nxt.wrapping_add(peer);
+    socket
+}
+
+impl Client {
+    /// A connection in SYN_SENT rests in TIME_WAIT from `at` on, by a segment which its peer had sent `age` before.
+    pub fn foresee_rest(&mut self, at: Instant, id: ConnId, rest: &Rest, peer: Begin, age: Span) {
+        self.with(at, id, |socket, ctx| {
+            *socket = rest.socket(ctx, socket.tuple(), Begin::of(socket), peer, age);
+            Outcome::of(Rule::Close)
+        });
+    }
+
+    /// A connection that was left in SYN_SENT has come to its end at `at`, in good order.
+    pub fn foresee_end(&mut self, at: Instant, id: ConnId) {
+        self.with(at, id, |socket, _| {
+            socket.go(Input::Close);
+            Outcome::of(Rule::Close)
+        });
+    }
+}
+
+impl Pod {
+    /// What this pod chooses for a connection of `peer` whose SYN comes at `at`.
+    pub fn begin(&self, at: Instant, peer: Endpoint) -> Begin {
+        let tuple = Tuple::tcp(self.address(), peer);
+        let stack = self.stack();
+        let stamps = stack.sysctls.timestamps;
+        Begin {
+            isn: stack.secret.isn(tuple, at),
+            ts_offset: if stamps {
+                stack.secret.timestamp_offset(stack.kernel, tuple)
+            } else {
+                0
+            },
+        }
+    }
+
+    /// A connection of `peer` rests in TIME_WAIT from `at` on, by a segment which the peer had sent `age` before.
+    pub fn foresee_rest(
+        &mut self,
+        at: Instant,
+        peer: Endpoint,
+        rest: &Rest,
+        (own, theirs): (Begin, Begin),
+        age: Span,
+    ) {
+        let tuple = Tuple::tcp(self.address(), peer);
+        let socket = rest.socket(&self.ctx(at), tuple, own, theirs, age);
+        self.enter_rest(peer, socket);
+    }
+}

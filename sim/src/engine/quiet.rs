@@ -1,0 +1,653 @@
+//! The quiet path: a connection that meets nothing on its way is taken to its end at once.
+//!
+//! The first SYN of a connection always takes the packet path: port, entry, real server and NAT are decided by the model's
+//! rules. If the node forwarded it to a pod that serves, and nothing can happen to the connection before its last packet
+//! has arrived, then all packets after the SYN are known: they are those of a connection alike. That one was played,
+//! packet by packet, in a small world of its own ([`Healthy::learn`]). What it left in the tables is moved to the new
+//! connection's addresses, sequence numbers and moments. The request's end, and the release of a port, are events as ever.
+//!
+//! Declined, and so left to the packet path, is every connection
+//! - during which a control event, a scan of conntrack or the end of the run falls (`World::next_control`);
+//! - whose port, real server or pod still has packets, sockets or an application's work from an earlier use;
+//! - that is near a limit: table, TIME_WAIT sockets;
+//! - of a scenario in which the way of a connection is random, or depends on other connections (see [`permits`]).
+//!
+//! `tests/quiet.rs` holds the proof: counts, requests, samples and tables are those of the packet path, to the bit.
+
+use std::cmp::Reverse;
+
+use ipvs_model::conntrack::{self, CtRule, Dir};
+use ipvs_model::ipvs::state::State as EntryState;
+use ipvs_model::kernel::Gate;
+use ipvs_model::node::{Decision, Verdict};
+use ipvs_model::segment::{Endpoint, Proto, Segment};
+use ipvs_model::tcp::client::ConnId;
+use ipvs_model::tcp::foreseen::{Begin, Rest};
+use ipvs_model::tcp::server::Phase;
+use ipvs_model::tcp::state::State;
+use ipvs_model::time::{Instant, NANOS_PER_SEC, Span};
+
+use super::hosts::{Peer, Pods};
+use super::queue::{Lane, Queue};
+use super::trace::TraceOptions;
+use super::world::{Event, Leg, World};
+use crate::outcome::Outcome;
+use crate::scenario::{
+    Arrivals, Client as ClientTable, DataPlane, Dist, Location, Masquerade, PortChoice, ReturnPath,
+    Rollout, Scenario, Scheduler, Steady,
+};
+
+/// So far from a limit the quiet path keeps; more connections than this are not on it at once.
+const MARGIN: u32 = 4096;
+/// Besides network and server, so long after its last packet a port may still be in somebody's queue: the three seconds
+/// of the node's search for a neighbour, with room.
+const SETTLES: Span = Span::from_secs(10);
+/// After a process has ended, its last packets are on their way for less than this.
+const FAREWELL: Span = Span::from_secs(10);
+
+/// Where a connection leaves the client or the pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Resting {
+    /// From the SYN at the node until the socket is in TIME_WAIT.
+    after: Span,
+    rest: Rest,
+}
+
+/// What the client's socket comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ClientEnd {
+    Rests(Resting),
+    /// It closes so long after the SYN was at the node, and its port is free.
+    Closes(Span),
+}
+
+/// A healthy connection: everything after its SYN has passed the node. Times count from there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Healthy {
+    /// Packets at the node that still move the entry's timer, with its state after each.
+    steps: Vec<(Span, EntryState)>,
+    /// All packets at the node after the SYN.
+    packets: u64,
+    /// The last of them.
+    last: Span,
+    ct: conntrack::Foreseen,
+    /// From the request's start to the success of connect().
+    connected: Span,
+    /// When the answer is complete.
+    answered: Span,
+    client: ClientEnd,
+    pod: Option<(Resting, Peer)>,
+    /// When nothing more happens.
+    over: Span,
+}
+
+/// A kind of client with its healthy connection.
+#[derive(Debug)]
+struct Kind {
+    healthy: Healthy,
+    /// Until the answer leaves the node.
+    answer: Lane,
+    /// From the answer at the client until the last packet leaves the node, if the client's socket closes.
+    farewell: Option<Lane>,
+}
+
+/// The quiet path of a run.
+#[derive(Debug)]
+pub(super) struct Quiet {
+    kinds: Vec<Option<Kind>>,
+    client_node: Span,
+    node_pod: Span,
+    /// A port is settled so long after its last packet on the packet path.
+    settles: Span,
+    /// For each host and port, when its last packet on the packet path was, in units of 2^20 ns; 0 for never.
+    touched: Vec<Vec<u32>>,
+    /// Nothing is quiet before.
+    from: Instant,
+    /// Connections on the path.
+    open: u32,
+}
+
+const fn constant(dist: &Dist) -> Option<Span> {
+    match dist {
+        Dist::Constant(span) => Some(*span),
+        _ => None,
+    }
+}
+
+/// Whether connections of a scenario can be alike at all: all delays are constant; where a connection goes does not
+/// depend on how far others have got.
+fn permits(scenario: &Scenario) -> Option<(Span, Span, Span)> {
+    let proxy = &scenario.kube_proxy;
+    let blind = matches!(
+        proxy.scheduler,
+        Scheduler::Rr | Scheduler::Wrr | Scheduler::Sh | Scheduler::Mh
+    );
+    let ordinary = scenario.node.mode == DataPlane::Ipvs
+        && scenario.service.protocol == Proto::Tcp
+        && proxy.masquerade == Masquerade::None
+        && scenario.network.return_path == ReturnPath::Node
+        && scenario.service.session_affinity.is_none()
+        && scenario.node.behaviours().has(Gate::ConntrackGc);
+    if !blind || !ordinary {
+        return None;
+    }
+    Some((
+        constant(&scenario.network.client_node)?,
+        constant(&scenario.network.node_pod)?,
+        constant(&scenario.server.service_time)?,
+    ))
+}
+
+/// Whether the connections of a table can be quiet. Two events of one nanosecond have an order, that of their scheduling;
+/// what could tie with the end of a quiet connection in another order than on the packet path is declined here.
+fn permits_table(scenario: &Scenario, table: &ClientTable, ways: [Span; 3]) -> bool {
+    let constant_tables = scenario
+        .client
+        .iter()
+        .filter(|table| !matches!(table.arrivals, Arrivals::Poisson(_)));
+    let apart = match table.arrivals {
+        Arrivals::Constant(rate) => {
+            let gap = NANOS_PER_SEC as f64 / rate.rate;
+            let ties = |way: &Span| (gap - way.0 as f64).abs() < 2.0;
+            rate.rate >= 1.0 && rate.rate < 1e8 && !ways.iter().any(ties)
+        }
+        Arrivals::Poisson(rate) => rate.rate >= 1.0,
+        Arrivals::Closed(_) => false,
+    };
+    apart
+        && constant_tables.count() <= 1
+        && table.requests_per_connection == 1
+        && table.port_choice == PortChoice::Connect
+        && table.location == Location::Remote
+}
+
+impl Quiet {
+    /// The quiet path of a scenario; `None` if no connection can be quiet.
+    pub(super) fn new(
+        scenario: &Scenario,
+        seed: u64,
+        queue: &mut Queue<Event>,
+    ) -> Option<Box<Self>> {
+        let (client_node, node_pod, service) = permits(scenario)?;
+        let ways = [client_node, node_pod, service];
+        let kinds: Vec<_> = scenario
+            .client
+            .iter()
+            .enumerate()
+            .map(|(kind, table)| {
+                let healthy = permits_table(scenario, table, ways)
+                    .then(|| Healthy::known(scenario, kind, seed, ways))??;
+                let answer = queue.lane(Span(healthy.answered.0.checked_sub(client_node.0)?));
+                let farewell = match healthy.client {
+                    ClientEnd::Rests(_) => None,
+                    ClientEnd::Closes(after) => {
+                        let way = after
+                            .0
+                            .checked_sub(healthy.answered.0)?
+                            .checked_sub(client_node.0)?;
+                        Some(queue.lane(Span(way)))
+                    }
+                };
+                Some(Kind {
+                    healthy,
+                    answer,
+                    farewell,
+                })
+            })
+            .collect();
+        kinds.iter().any(Option::is_some).then(|| {
+            Box::new(Self {
+                kinds,
+                client_node,
+                node_pod,
+                settles: SETTLES + service + client_node + client_node + node_pod + node_pod,
+                touched: Vec::new(),
+                from: Instant::ZERO,
+                open: 0,
+            })
+        })
+    }
+
+    const fn stamp(at: Instant) -> u32 {
+        (at.0 >> 20) as u32 + 1
+    }
+
+    fn touch(&mut self, host: u32, port: u16, now: Instant) {
+        let host = host as usize;
+        if self.touched.len() <= host {
+            self.touched.resize_with(host + 1, Vec::new);
+        }
+        let ports = &mut self.touched[host];
+        if ports.len() <= usize::from(port) {
+            ports.resize(usize::from(port) + 1, 0);
+        }
+        ports[usize::from(port)] = Self::stamp(now);
+    }
+
+    fn settled(&self, host: u32, port: u16, now: Instant) -> bool {
+        let touched = self.touched.get(host as usize);
+        match touched.and_then(|ports| ports.get(usize::from(port))) {
+            None | Some(0) => true,
+            Some(at) => Self::stamp(now) - at > Self::stamp(Instant(self.settles.0)),
+        }
+    }
+}
+
+impl Healthy {
+    /// What three small worlds agree on, whose clocks have other phases. A connection that takes another way when its
+    /// packets fall on other ticks is not known.
+    fn known(scenario: &Scenario, kind: usize, seed: u64, ways: [Span; 3]) -> Option<Self> {
+        let [first, second, third] =
+            [0, 1, 2].map(|n| Self::learn(scenario, kind, seed.wrapping_add(n), ways));
+        let first = first?;
+        (Some(&first) == second.as_ref() && Some(&first) == third.as_ref()).then_some(first)
+    }
+
+    /// Plays one connection of a kind of client on the packet path, with one pod and nobody else.
+    fn learn(scenario: &Scenario, kind: usize, seed: u64, ways: [Span; 3]) -> Option<Self> {
+        let [client_node, node_pod, service] = ways;
+        let round = client_node + client_node + node_pod + node_pod;
+        let limit = service + round + round + round + round + Span::from_millis(100);
+        let mut alone = scenario.clone();
+        alone.duration = limit + Span::from_secs(1);
+        alone.warmup = Span::ZERO;
+        alone.rollout = Rollout::None(Steady { pods: 1 });
+        let table = ClientTable {
+            count: 1,
+            start: Span::ZERO,
+            stop: Some(Span::from_millis(1)),
+            arrivals: Arrivals::Constant(crate::scenario::Rate { rate: 1.0 }),
+            ..scenario.client[kind].clone()
+        };
+        // The application's patience must outlast the connection.
+        let patient = [table.timeout, table.connect_timeout];
+        if patient
+            .into_iter()
+            .flatten()
+            .any(|timeout| timeout <= limit)
+        {
+            return None;
+        }
+        alone.client = vec![table];
+        let options = TraceOptions {
+            no_quiet: true,
+            ..TraceOptions::default()
+        };
+        let world = World::new(&alone, seed, &options).ok()?;
+        Lesson::new(world).learn(Instant::ZERO + limit, node_pod)
+    }
+}
+
+/// One connection in a world of its own, and what was seen of it so far.
+struct Lesson<'a> {
+    world: World<'a>,
+    client: Option<(ConnId, Endpoint, Begin, State)>,
+    pod_state: Option<State>,
+    pod_begin: Option<Begin>,
+    /// Packets at the node, with the entry's state after each.
+    packets: Vec<(Instant, EntryState)>,
+    connected: Option<Instant>,
+    answered: Option<Instant>,
+    client_changed: Instant,
+    pod_changed: Instant,
+}
+
+impl<'a> Lesson<'a> {
+    const fn new(world: World<'a>) -> Self {
+        Self {
+            world,
+            client: None,
+            pod_state: None,
+            pod_begin: None,
+            packets: Vec::new(),
+            connected: None,
+            answered: None,
+            client_changed: Instant::ZERO,
+            pod_changed: Instant::ZERO,
+        }
+    }
+
+    fn learn(mut self, limit: Instant, node_pod: Span) -> Option<Healthy> {
+        while let Some((at, event)) = self.world.queue.pop(limit) {
+            self.world.now = at;
+            self.world.handle(event);
+            self.look(node_pod);
+        }
+        self.sum_up()
+    }
+
+    /// Notes what the last event changed.
+    fn look(&mut self, node_pod: Span) {
+        let world = &mut self.world;
+        let now = world.now;
+        if world.packets > self.packets.len() as u64
+            && let Some((_, entry)) = world.node.ipvs.table().iter().next()
+        {
+            self.packets.push((now, entry.state()));
+            let peer = entry.client();
+            if self.client.is_none() {
+                let host = world.hosts.get(0);
+                let id = host.client.find(peer, world.key.addr);
+                self.client = id.and_then(|id| {
+                    let socket = host.client.socket(id)?;
+                    Some((id, peer, Begin::of(socket), socket.state()))
+                });
+                let pod = &world.pods.get(0).pod;
+                self.pod_begin = pod.as_ref().map(|pod| pod.begin(now + node_pod, peer));
+            }
+        }
+        if let Some((id, peer, _, before)) = &mut self.client {
+            let socket = world.hosts.get(0).client.socket(*id);
+            let state = socket.map_or(State::Closed, |socket| socket.state());
+            if state != *before {
+                (*before, self.client_changed) = (state, now);
+            }
+            let pod = world.pods.get(0).pod.as_ref();
+            let state = pod
+                .and_then(|pod| pod.socket(*peer))
+                .map(|socket| socket.state());
+            if state != self.pod_state {
+                (self.pod_state, self.pod_changed) = (state, now);
+            }
+        }
+        match world.requests.get_mut(0) {
+            Some(request) => self.connected = request.connected,
+            None if !self.packets.is_empty() => {
+                self.answered.get_or_insert(now);
+            }
+            None => {}
+        }
+    }
+
+    /// The healthy connection, if this was one: answered, and at rest.
+    fn sum_up(mut self) -> Option<Healthy> {
+        let world = &mut self.world;
+        let (id, peer, own, client_state) = self.client?;
+        let theirs = self.pod_begin?;
+        let (syn, state) = *self.packets.first()?;
+        let (last, _) = *self.packets.last()?;
+        let answered = self.answered?;
+        let counts = world.observer.so_far();
+        if counts.count(Outcome::Answered) != 1 || world.packets != self.packets.len() as u64 {
+            return None;
+        }
+        let clock = *world.node.ipvs.clock();
+        let (_, entry) = world.node.ipvs.table().iter().next()?;
+        if state != EntryState::Sr || !entry.keeps_conntrack() {
+            return None;
+        }
+        let (_, ct) = world.node.ct.iter().next()?;
+        let ct = conntrack::Foreseen::of(ct, [own.isn, theirs.isn], clock.jiffies(last))?;
+        let after = |at: Instant| at.since(syn);
+        let client = match (client_state, world.hosts.get(0).client.socket(id)) {
+            (_, None) => ClientEnd::Closes(after(self.client_changed)),
+            (_, Some(socket)) => ClientEnd::Rests(Resting {
+                after: after(self.client_changed),
+                rest: Rest::of(socket, own, theirs)?,
+            }),
+        };
+        let host = world.pods.get(0);
+        let socket = host.pod.as_ref().and_then(|pod| pod.socket(peer)).copied();
+        let pod = match (socket, host.peers.get(peer).copied()) {
+            (None, None) => None,
+            (Some(socket), Some(known)) => {
+                let filed = Instant::NEVER;
+                let rest = Rest::of(&socket, theirs, own)?;
+                let after = after(self.pod_changed);
+                Some((Resting { after, rest }, Peer { filed, ..known }))
+            }
+            _ => return None,
+        };
+        let over = last.max(self.client_changed).max(self.pod_changed);
+        Some(Healthy {
+            steps: tail(&self.packets[1..], syn),
+            packets: self.packets.len() as u64 - 1,
+            last: after(last),
+            ct,
+            connected: self.connected?.since(Instant::ZERO),
+            answered: after(answered),
+            client,
+            pod,
+            over: after(over.max(answered)),
+        })
+    }
+}
+
+/// The packets that still matter to the entry's timer: those since its state last changed, and one before. Each packet arms
+/// it anew; only a change of state changes for how long.
+fn tail(packets: &[(Instant, EntryState)], syn: Instant) -> Vec<(Span, EntryState)> {
+    let last = packets.last().map(|(_, state)| *state);
+    let others = packets.iter().rposition(|(_, state)| Some(*state) != last);
+    let from = others.map_or(0, |at| at.saturating_sub(3));
+    let steps = packets[from..].iter();
+    steps.map(|(at, state)| (at.since(syn), *state)).collect()
+}
+
+impl World<'_> {
+    /// Files an event of the control plane, or of whoever looks at the tables.
+    pub(super) fn control_at(&mut self, when: Instant, event: Event) {
+        self.controls.push(Reverse(when));
+        self.queue.at(when, event);
+    }
+
+    /// The next moment at which the control plane acts or somebody looks; now, if that is now.
+    fn next_control(&mut self) -> Instant {
+        while let Some(Reverse(at)) = self.controls.peek() {
+            if *at >= self.now {
+                return *at;
+            }
+            self.controls.pop();
+        }
+        Instant::NEVER
+    }
+
+    /// A process ends or stops to listen: what it sends last may meet any connection.
+    pub(super) fn no_quiet_for_now(&mut self) {
+        if let Some(quiet) = &mut self.quiet {
+            quiet.from = self.now + FAREWELL;
+        }
+    }
+
+    /// A packet of a client's port is on the packet path.
+    pub(super) fn touch(&mut self, client: Endpoint) {
+        if let Some(quiet) = &mut self.quiet
+            && let Some(host) = self.hosts.at(client.ip)
+        {
+            quiet.touch(host, client.port, self.now);
+        }
+    }
+
+    /// Takes the connection whose first SYN the node has just forwarded to its end, if nothing can come in its way.
+    pub(super) fn goes_quietly(&mut self, segment: &Segment, decision: &Decision) -> bool {
+        let Some(mut quiet) = self.quiet.take() else {
+            return false;
+        };
+        let taken = self.take_quietly(&mut quiet, segment, decision).is_some();
+        self.quiet = Some(quiet);
+        taken
+    }
+
+    fn take_quietly(
+        &mut self,
+        quiet: &mut Quiet,
+        segment: &Segment,
+        decision: &Decision,
+    ) -> Option<()> {
+        let now = self.now;
+        let peer = segment.tuple.src;
+        let (Verdict::Forward(out), Some(entry)) = (decision.verdict, decision.entry) else {
+            return None;
+        };
+        let fresh = matches!(decision.ct, Some(CtRule::NewSyn | CtRule::Reopened));
+        if !fresh || out.tuple.src != peer || quiet.open >= MARGIN || now < quiet.from {
+            return None;
+        }
+        let number = self.hosts.at(peer.ip)?;
+        let host = self.hosts.get(number);
+        let kind = quiet.kinds[usize::from(host.kind)].as_ref()?;
+        let healthy = &kind.healthy;
+        let over = now + healthy.over;
+        let end = Instant::ZERO + self.scenario.duration;
+        if over >= end || !quiet.settled(number, peer.port, now) || self.next_control() <= over {
+            return None;
+        }
+        // The client: its first SYN, sent when the request began.
+        let slot = self.conns.get(number, peer.port)?.request;
+        let request = self.requests.get_mut(slot)?;
+        if !request.opened || request.start + quiet.client_node != now {
+            return None;
+        }
+        let client = &mut self.hosts.get(number).client;
+        let id = client.find(peer, segment.tuple.dst)?;
+        let socket = client.socket(id)?;
+        let own = Begin::of(socket);
+        let tw_max = client.stack().sysctls.max_tw_buckets;
+        if socket.state() != State::SynSent
+            || socket.retransmits() != 0
+            || own.isn != segment.seq
+            || client.time_waits().saturating_add(MARGIN) >= tw_max
+        {
+            return None;
+        }
+        // The node.
+        let clock = *self.node.ipvs.clock();
+        let table = self.node.ipvs.table().get(entry);
+        if table.state() != EntryState::Sr || table.is_controlled() || !table.keeps_conntrack() {
+            return None;
+        }
+        let ct_max = self.node.config().sysctls.ct.max;
+        if self.node.ct.next_gc() <= clock.jiffies(over)
+            || self.node.ct.count().saturating_add(MARGIN) >= ct_max
+        {
+            return None;
+        }
+        let ct = self.node.ct.find(clock.jiffies(now), &segment.tuple)?;
+        if ct.dir != Dir::Original || !self.node.ct.is_fresh(ct.slot) {
+            return None;
+        }
+        // The pod.
+        if self.dead_ends.place(out.tuple.dst.ip).is_some() {
+            return None;
+        }
+        let place = self.pods.at(out.tuple.dst.ip)?;
+        let theirs = self.pods.expect_quiet(place, now + quiet.node_pod, peer)?;
+
+        // Nothing is in the way.
+        let request = self.requests.get_mut(slot)?;
+        request.connected = Some(request.start + healthy.connected);
+        let steps = healthy.steps.iter();
+        self.node
+            .ipvs
+            .foresee(entry, steps.map(|(after, state)| (now + *after, *state)));
+        let last = clock.jiffies(now + healthy.last);
+        self.node
+            .ct
+            .foresee(ct.slot, &healthy.ct, [own.isn, theirs.isn], last);
+        let age = quiet.client_node + quiet.node_pod;
+        if let ClientEnd::Rests(resting) = &healthy.client {
+            let client = &mut self.hosts.get(number).client;
+            client.foresee_rest(now + resting.after, id, &resting.rest, theirs, age);
+        }
+        if let Some((resting, known)) = &healthy.pod {
+            let at = now + resting.after;
+            let fires =
+                self.pods
+                    .rest_quietly(place, peer, at, (&resting.rest, own, theirs), *known, age);
+            if let Some(fires) = fires {
+                self.queue.at(fires, Event::PodTimer(place, peer));
+            }
+        }
+        self.queue.send(now, kind.answer, Event::QuietAnswer(slot));
+        self.note_packets(healthy.packets);
+        quiet.open += 1;
+        Some(())
+    }
+
+    /// The answer of a quiet connection leaves the node.
+    pub(super) fn quiet_answer(&mut self, slot: u32) {
+        self.travel(Leg::ClientNode, Event::QuietEnd(slot));
+    }
+
+    /// The answer of a quiet connection is complete.
+    pub(super) fn quiet_end(&mut self, slot: u32) {
+        let Some(request) = self.requests.get_mut(slot) else {
+            return;
+        };
+        let (host, port, kind) = (request.host, request.port, usize::from(request.kind));
+        self.end(slot, Outcome::Answered);
+        let Some(quiet) = &mut self.quiet else { return };
+        quiet.open -= 1;
+        if let Some(Some(Kind {
+            farewell: Some(lane),
+            ..
+        })) = quiet.kinds.get(kind)
+        {
+            let lane = *lane;
+            self.queue
+                .send(self.now, lane, Event::QuietLast(host, port));
+        }
+    }
+
+    /// The last packet of a quiet connection leaves the node.
+    pub(super) fn quiet_last(&mut self, host: u32, port: u16) {
+        self.travel(Leg::ClientNode, Event::QuietClosed(host, port));
+    }
+
+    /// The socket of a quiet connection closes.
+    pub(super) fn quiet_closed(&mut self, host: u32, port: u16) {
+        if let Some(id) = self.conn_id(host, port) {
+            self.hosts.get(host).client.foresee_end(self.now, id);
+        }
+        self.forget_conn(host, port);
+    }
+}
+
+impl Pods {
+    /// What the pod at a place will choose for a connection of `peer` whose SYN comes at `at`, if that connection goes
+    /// its way: the pod serves, nothing is left of the peer's port anywhere but TIME_WAITs in other pods.
+    fn expect_quiet(&mut self, place: u32, at: Instant, peer: Endpoint) -> Option<Begin> {
+        for (number, host) in self.each().enumerate() {
+            if host.draining {
+                return None;
+            }
+            let socket = host.pod.as_ref().and_then(|pod| pod.socket(peer));
+            let here = number == place as usize;
+            match socket {
+                None => {}
+                Some(socket) if !here && socket.state() == State::TimeWait => {}
+                Some(_) => return None,
+            }
+        }
+        let host = self.get(place);
+        let pod = host.pod.as_ref()?;
+        let full = pod.time_waits().saturating_add(MARGIN) >= pod.stack().sysctls.max_tw_buckets;
+        if host.direct
+            || host.exited.is_some()
+            || host.peers.get(peer).is_some()
+            || pod.phase() != Phase::Serving
+            || full
+        {
+            return None;
+        }
+        Some(pod.begin(at, peer))
+    }
+
+    /// Leaves a connection in TIME_WAIT at a pod; when its timer fires.
+    fn rest_quietly(
+        &mut self,
+        place: u32,
+        peer: Endpoint,
+        at: Instant,
+        (rest, client, own): (&Rest, Begin, Begin),
+        known: Peer,
+        age: Span,
+    ) -> Option<Instant> {
+        let clock = self.stack()?.clock;
+        let host = self.get(place);
+        let pod = host.pod.as_mut()?;
+        pod.foresee_rest(at, peer, rest, (own, client), age);
+        let filed = clock.instant(pod.timer(at, peer)?);
+        host.peers.insert(peer, Peer { filed, ..known });
+        Some(filed)
+    }
+}
