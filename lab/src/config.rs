@@ -62,6 +62,12 @@ pub struct PacketConfig {
     pub tcp_options: bool,
     /// How often, in a hundred steps, something impolite happens.
     pub disturbance: u8,
+    /// How many client tuples talk: eight, or a multiple of it.
+    pub tuples: u16,
+    /// Sysctls and timeouts change while connections live.
+    pub retuning: bool,
+    /// Services are deleted and come back, and get other schedulers or another persistence (without scheduler flags).
+    pub rebuilding: bool,
 }
 
 impl Default for PacketConfig {
@@ -88,11 +94,15 @@ impl Default for PacketConfig {
             track: true,
             tcp_options: false,
             disturbance: 25,
+            tuples: 8,
+            retuning: false,
+            rebuilding: false,
         }
     }
 }
 
-const SCHEDULERS: [&str; 11] = [
+/// The schedulers of `ipvsadm -s`; the first eight are drawn.
+pub const SCHEDULERS: [&str; 11] = [
     "rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "mh", "dh", "ovf", "fo",
 ];
 
@@ -107,7 +117,7 @@ impl PacketConfig {
         };
         let scheduler_flags = (!flags.is_empty() && rng.random_bool(0.6))
             .then(|| flags[rng.random_range(0..flags.len())].to_owned());
-        Self {
+        let config = Self {
             conn_reuse_mode: *pick(rng, &[0, 0, 1, 1, 1, 2, 3]),
             expire_nodest_conn: rng.random(),
             expire_quiescent_template: rng.random(),
@@ -138,6 +148,15 @@ impl PacketConfig {
             track: rng.random_bool(0.95),
             tcp_options: rng.random_bool(0.3),
             disturbance: *pick(rng, &[5, 25, 25, 45]),
+            tuples: *pick(rng, &[8, 8, 8, 8, 8, 16, 32]),
+            retuning: rng.random_bool(0.3),
+            rebuilding: rng.random_bool(0.2),
+        };
+        // The listing of the rules does not show flags: they cannot change in a run.
+        let scheduler_flags = config.scheduler_flags.filter(|_| !config.rebuilding);
+        Self {
+            scheduler_flags,
+            ..config
         }
     }
 
@@ -155,6 +174,12 @@ impl PacketConfig {
                 "conn_reuse_mode is 0, 1, 2 or 3, not {}",
                 self.conn_reuse_mode
             );
+        }
+        if !(8..=64).contains(&self.tuples) || !self.tuples.is_multiple_of(8) {
+            bail!("tuples is 8, 16, ... or 64, not {}", self.tuples);
+        }
+        if self.rebuilding && self.scheduler_flags.is_some() {
+            bail!("rebuilding goes without scheduler_flags: no listing would show the change");
         }
         if self.disturbance > 100 {
             bail!("disturbance is a percentage, not {}", self.disturbance);
@@ -216,6 +241,9 @@ impl PacketConfig {
         feature(self.conntrack_max.is_some(), "full");
         feature(!self.track, "untracked");
         feature(self.tcp_options, "options");
+        feature(self.tuples > 8, "crowd");
+        feature(self.retuning, "retuned");
+        feature(self.rebuilding, "rebuilt");
         name
     }
 }

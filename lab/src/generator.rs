@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use crate::config::{PacketConfig, pick};
+use crate::config::{PacketConfig, SCHEDULERS, pick};
 use crate::packet::{ACK, FIN, PSH, RST, SYN, Segment, URG};
 use crate::step::{Action, Step};
 
@@ -97,12 +97,27 @@ struct Destination {
 struct Service {
     address: SocketAddrV4,
     udp: bool,
+    /// Not deleted.
+    exists: bool,
     destinations: Vec<Destination>,
 }
 
 impl Service {
     fn flag(&self) -> &'static str {
         if self.udp { "-u" } else { "-t" }
+    }
+
+    /// The command that makes it.
+    fn add(&self, config: &PacketConfig) -> String {
+        let (flag, address, scheduler) = (self.flag(), self.address, &config.scheduler);
+        let mut add = format!("-A {flag} {address} -s {scheduler}");
+        if let Some(flags) = &config.scheduler_flags {
+            add.push_str(&format!(" -b {flags}"));
+        }
+        if let Some(timeout) = config.persistence {
+            add.push_str(&format!(" -p {timeout}"));
+        }
+        add
     }
 }
 
@@ -152,7 +167,8 @@ impl Generator {
         // A scheduler or a template that looks at client addresses needs several of them.
         let by_address =
             config.persistence.is_some() || matches!(config.scheduler.as_str(), "sh" | "mh" | "dh");
-        let (clients, ports) = if by_address { (4, 2) } else { (2, 4) };
+        let clients: u8 = if by_address { 4 } else { 2 };
+        let ports = config.tuples / u16::from(clients);
         let mut flows = Vec::new();
         for host in 0..clients {
             for port in 0..ports {
@@ -184,16 +200,10 @@ impl Generator {
             let mut service = Service {
                 address,
                 udp,
+                exists: true,
                 destinations: Vec::new(),
             };
-            let mut add = format!("-A {} {address} -s {}", service.flag(), config.scheduler);
-            if let Some(flags) = &config.scheduler_flags {
-                add.push_str(&format!(" -b {flags}"));
-            }
-            if let Some(timeout) = config.persistence {
-                add.push_str(&format!(" -p {timeout}"));
-            }
-            say(add);
+            say(service.add(&config));
             for index in 0..initial {
                 let weight = if config.weights {
                     rng.random_range(1..=3)
@@ -493,6 +503,11 @@ impl Generator {
         if self.flows[self.current].udp {
             return self.datagram(side);
         }
+        // Under secure_tcp segments without a meaning have columns of their own to fill.
+        if self.config.secure_tcp > 0 && self.rng.random_bool(0.08) {
+            let flags = *pick(&mut self.rng, &[0, 0, PSH, URG]);
+            return self.stray(side, flags, 0, 0);
+        }
         match self.rng.random_range(0..100) {
             // The tuple is reused whatever its state.
             0..22 => self.connect(),
@@ -608,8 +623,73 @@ impl Generator {
         )
     }
 
+    /// Changes a sysctl or the timeouts while connections live.
+    fn retune(&mut self) -> Action {
+        let rng = &mut self.rng;
+        let (key, values): (&str, &[u32]) = match rng.random_range(0..12) {
+            0..3 => ("vs.conn_reuse_mode", &[0, 1, 2, 3]),
+            3..5 => ("vs.expire_nodest_conn", &[0, 1]),
+            5 => ("vs.expire_quiescent_template", &[0, 1]),
+            6 => ("vs.conntrack", &[0, 1]),
+            7 => ("vs.sloppy_tcp", &[0, 0, 1]),
+            8 => ("vs.secure_tcp", &[0, 3]),
+            9 => {
+                let seconds = [
+                    *pick(rng, &[0, 200, 900]),
+                    *pick(rng, &[0, 40, 120]),
+                    *pick(rng, &[0, 100, 300]),
+                ];
+                let [tcp, fin, udp] = seconds;
+                let arguments = format!("--set {tcp} {fin} {udp}");
+                return Action::Ipvsadm { arguments };
+            }
+            10 => ("netfilter.nf_conntrack_tcp_loose", &[0, 1, 1]),
+            _ => ("netfilter.nf_conntrack_tcp_be_liberal", &[0, 0, 1]),
+        };
+        let value = pick(rng, values).to_string();
+        let prefix = if key.starts_with("vs") {
+            "net.ipv4."
+        } else {
+            "net."
+        };
+        let key = format!("{prefix}{key}");
+        Action::Sysctl { key, value }
+    }
+
+    /// Deletes a service, which comes back by and by, or gives it another scheduler or persistence.
+    fn rebuild(&mut self, at: usize) -> Action {
+        let service = &mut self.services[at];
+        let (flag, address) = (service.flag(), service.address);
+        if self.rng.random_bool(0.4) {
+            service.exists = false;
+            service.destinations.clear();
+            let arguments = format!("-D {flag} {address}");
+            return Action::Ipvsadm { arguments };
+        }
+        let scheduler = *pick(&mut self.rng, &SCHEDULERS[..8]);
+        let mut arguments = format!("-E {flag} {address} -s {scheduler}");
+        if let Some(timeout) = *pick(
+            &mut self.rng,
+            &[self.config.persistence, None, Some(20), Some(90)],
+        ) {
+            arguments.push_str(&format!(" -p {timeout}"));
+        }
+        Action::Ipvsadm { arguments }
+    }
+
     /// Adds, reweights, drains or deletes a destination. A rollout does it in this order; chance does not.
     fn turn_rules(&mut self, at: usize) -> Action {
+        if !self.services[at].exists {
+            self.services[at].exists = true;
+            let arguments = self.services[at].add(&self.config);
+            return Action::Ipvsadm { arguments };
+        }
+        if self.config.retuning && self.rng.random_bool(0.25) {
+            return self.retune();
+        }
+        if self.config.rebuilding && self.rng.random_bool(0.15) {
+            return self.rebuild(at);
+        }
         let top = if self.config.weights { 3 } else { 1 };
         let rng = &mut self.rng;
         let service = &mut self.services[at];

@@ -98,7 +98,7 @@ pub fn line(name: &str, arguments: &str) -> Result<()> {
 }
 
 /// The file of a sysctl.
-fn sysctl_file(key: &str) -> String {
+pub fn sysctl_file(key: &str) -> String {
     format!("/proc/sys/{}", key.replace('.', "/"))
 }
 

@@ -15,6 +15,7 @@ const FAMILY_ID: u16 = 1;
 const FAMILY_NAME: u16 = 2;
 
 const NEW_SERVICE: u8 = 1;
+const SET_SERVICE: u8 = 2;
 const DEL_SERVICE: u8 = 3;
 const NEW_DEST: u8 = 5;
 const SET_DEST: u8 = 6;
@@ -139,6 +140,7 @@ fn parse(arguments: &str) -> Result<Command> {
     }
     let what = match verb {
         "-A" => NEW_SERVICE,
+        "-E" => SET_SERVICE,
         "-D" => DEL_SERVICE,
         "-a" => NEW_DEST,
         "-e" => SET_DEST,
@@ -187,7 +189,7 @@ fn parse(arguments: &str) -> Result<Command> {
             other => bail!("the lab does not know {other}"),
         }
     }
-    if what == NEW_SERVICE {
+    if matches!(what, NEW_SERVICE | SET_SERVICE) {
         service.extend(extra.attributes());
     }
     if matches!(what, NEW_DEST | SET_DEST) {

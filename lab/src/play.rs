@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,18 +13,23 @@ use tappers::{Interface, Tun};
 use crate::clock::{Instant, Phase, monotonic, sleep_to_tick};
 use crate::config::Masquerade;
 use crate::generator::{Generator, SECOND_SERVICE, SERVICE};
-use crate::guest::{line, output, read_sysctls, set_sysctl};
+use crate::guest::{line, output, read_sysctls, set_sysctl, sysctl_file};
 use crate::job::{Job, PacketTask};
 use crate::netlink::Rules;
 use crate::packet::Segment;
 use crate::recorder::{Manifest, Recorder};
 use crate::step::{Action, Step, read_script};
 
+/// How many entries conntrack has, with those that have expired and wait for the collector: before each packet it is
+/// read, because nothing else tells whether the collector has come by.
+const COUNT: &str = "net.netfilter.nf_conntrack_count";
+
 /// Runs the task and leaves a capture directory.
 pub fn run(job: &Job, task: &PacketTask) -> Result<()> {
     task.config.check()?;
     let mut devices = set_up(task)?;
     let rules = Rules::open()?;
+    let tables = Tables::open()?;
     let phase = Phase::measure(job.hz)?;
     let mut recorder = Recorder::create(&task.out)?;
     let manifest = manifest(job, phase)?;
@@ -48,10 +54,11 @@ pub fn run(job: &Job, task: &PacketTask) -> Result<()> {
             file.write_all(b"\n")?;
         }
         devices.wait(step.wait_us, phase.tick, &mut recorder, &mut generator)?;
-        perform(&step, &mut devices, &mut recorder, &rules, task.lenient)
+        let interfaces = (&rules, &tables);
+        perform(&step, &mut devices, &mut recorder, interfaces, task.lenient)
             .with_context(|| format!("in step {}", number + 1))?;
         devices.drain(&mut recorder, &mut generator)?;
-        look(&mut recorder, &mut listing, job, task)?;
+        look(&tables, &mut recorder, &mut listing, job, task)?;
     }
     compare_listing(&listing)?;
     if let Some(mut file) = kept {
@@ -236,7 +243,7 @@ fn perform(
     step: &Step,
     devices: &mut Devices,
     recorder: &mut Recorder,
-    rules: &Rules,
+    (rules, tables): (&Rules, &Tables),
     lenient: bool,
 ) -> Result<()> {
     let (tun, segment) = match &step.action {
@@ -249,28 +256,58 @@ fn perform(
                 done => done,
             };
         }
-        Action::Sysctl { key, value } => return set_sysctl(key, value),
+        Action::Sysctl { key, value } => {
+            recorder.sysctl(Instant::now(), key, value)?;
+            return set_sysctl(key, value);
+        }
         Action::Look => return Ok(()),
     };
     let bytes = segment.to_bytes();
+    let count = read_all(&tables.count)?;
+    recorder.sysctl(Instant::now(), COUNT, count.trim())?;
     recorder.packet(Instant::now(), &bytes)?;
     tun.send(&bytes)
         .context("the node does not take the packet")?;
     Ok(())
 }
 
+/// The kernel's tables, open: a step would cost twice as much if it opened them.
+struct Tables {
+    ipvs: File,
+    conntrack: File,
+    rules: File,
+    count: File,
+}
+
+impl Tables {
+    fn open() -> Result<Self> {
+        let open = |path: &str| File::open(path).with_context(|| format!("cannot open {path}"));
+        Ok(Self {
+            ipvs: open("/proc/net/ip_vs_conn")?,
+            conntrack: open("/proc/net/nf_conntrack")?,
+            rules: open("/proc/net/ip_vs")?,
+            count: open(&sysctl_file(COUNT))?,
+        })
+    }
+}
+
 /// Records the tables.
-fn look(recorder: &mut Recorder, listing: &mut String, job: &Job, task: &PacketTask) -> Result<()> {
-    let read = |path: &str| -> Result<(Instant, String)> {
+fn look(
+    tables: &Tables,
+    recorder: &mut Recorder,
+    listing: &mut String,
+    job: &Job,
+    task: &PacketTask,
+) -> Result<()> {
+    let read = |table: &File| -> Result<(Instant, String)> {
         let at = Instant::now();
-        let text = read_table(path).with_context(|| format!("cannot read {path}"))?;
-        Ok((at, text))
+        Ok((at, read_all(table)?))
     };
-    let (at, text) = read("/proc/net/ip_vs_conn")?;
+    let (at, text) = read(&tables.ipvs)?;
     recorder.ipvs(at, &text)?;
-    let (at, text) = read("/proc/net/nf_conntrack")?;
+    let (at, text) = read(&tables.conntrack)?;
     recorder.conntrack(at, &text)?;
-    let (at, text) = read("/proc/net/ip_vs")?;
+    let (at, text) = read(&tables.rules)?;
     let flags = task.config.shown_flags();
     let text = listing_of(&text, job.hz, flags.as_deref())?;
     if task.listings || text != *listing {
@@ -280,16 +317,16 @@ fn look(recorder: &mut Recorder, listing: &mut String, job: &Job, task: &PacketT
     Ok(())
 }
 
-/// Reads a table with as few reads as possible. The kernel finds its place again by counting entries, and listing conntrack
-/// removes the expired ones on the way: a reader that comes in small steps misses live entries behind them.
-fn read_table(path: &str) -> Result<String> {
-    let mut file = File::open(path)?;
+/// Reads a table from its beginning with as few reads as possible. The kernel finds its place again by counting entries, and
+/// listing conntrack removes the expired ones on the way: a reader that comes in small steps misses live entries behind them.
+fn read_all(table: &File) -> Result<String> {
     let mut text = Vec::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(String::from_utf8(text)?),
-            length => text.extend_from_slice(&buffer[..length]),
+        match table.read_at(&mut buffer, text.len() as u64) {
+            Ok(0) => return Ok(String::from_utf8(text)?),
+            Ok(length) => text.extend_from_slice(&buffer[..length]),
+            Err(error) => return Err(error).context("cannot read a table of the kernel"),
         }
     }
 }

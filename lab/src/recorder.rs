@@ -21,6 +21,7 @@ pub struct Recorder {
     ipvs: BufWriter<File>,
     conntrack: BufWriter<File>,
     rules: BufWriter<File>,
+    sysctls: BufWriter<File>,
 }
 
 /// `manifest.toml`.
@@ -69,6 +70,7 @@ impl Recorder {
             ipvs: create(directory, "ipvs-conn.log")?,
             conntrack: create(directory, "conntrack.log")?,
             rules: create(directory, "rules.log")?,
+            sysctls: create(directory, "sysctl.log")?,
             directory: directory.to_owned(),
         })
     }
@@ -98,6 +100,11 @@ impl Recorder {
         block(&mut self.rules, at, text)
     }
 
+    /// A sysctl as it is from now on, or a reading of one.
+    pub fn sysctl(&mut self, at: Instant, key: &str, value: &str) -> Result<()> {
+        block(&mut self.sysctls, at, &format!("{key} = {value}"))
+    }
+
     /// Writes the manifest, which is what makes the directory a capture, and closes the files.
     pub fn finish(mut self, manifest: &Manifest) -> Result<()> {
         for file in [
@@ -105,6 +112,7 @@ impl Recorder {
             &mut self.ipvs,
             &mut self.conntrack,
             &mut self.rules,
+            &mut self.sysctls,
         ] {
             file.flush().context("cannot finish the recording")?;
         }

@@ -85,6 +85,9 @@ gates! {
     /// A packet on an entry of a deleted real server is rescheduled at once; deletion flushes entries a jiffy later (expire_nodest_conn=1).
     DeletedDestReschedules "deleted-dest-reschedules"
         since Some(v(5, 9, 0)), backports [], el7 false, "35dfb013149f, 04231e52d355; read in 5.4.214 (absent), 5.9.1";
+    /// IPVS looks at packets only while there is a virtual service: with the last one gone even entries are passed by.
+    HooksWithServices "hooks-with-services"
+        since Some(v(5, 9, 0)), backports [], el7 false, "read in 5.7.14 (absent), 5.9.1; seen on 6.12.117";
     /// With expire_nodest_conn=1 a SYN on an entry of a weight-0 real server is rescheduled in every mode, not only when conn_reuse_mode is set.
     WeightZeroAnyMode "weight-zero-any-mode"
         since Some(v(5, 16, 0)),

@@ -440,22 +440,30 @@ impl Node {
     fn deliver(
         &mut self,
         now: Instant,
-        seg: Segment,
+        mut seg: Segment,
         ct: Option<CtRef>,
         rule: Rule,
         rng: &mut impl Rng,
     ) -> Decision {
         let jiffies = self.config.clock.jiffies(now);
+        let mut to_itself = false;
         if let Some(ct) = ct {
-            // Source NAT is looked at on the way in, too; what it would rewrite the local stack does not mind.
+            // Source NAT is looked at on the way in, too: the local stack sees, and answers, the source that an entry
+            // maps to. A masqueraded client is the node itself then, and the answer does not leave it.
             let policy = self.null_binding();
-            self.ct.source_nat(jiffies, ct, policy, rng);
+            if let (Some(src), _) = self.ct.source_nat(jiffies, ct, policy, rng) {
+                seg.tuple.src = src;
+                to_itself = self.is_local(src.ip);
+            }
             if let Err(reason) = self.ct.confirm(jiffies, ct) {
                 return self.drop(None, Verdict::Drop, Rule::Conntrack(reason));
             }
         }
         if seg.tuple.proto == Proto::Udp {
-            let verdict = Verdict::Reject(IcmpKind::PortUnreachable);
+            let verdict = match to_itself {
+                true => Verdict::Local { answer: None },
+                false => Verdict::Reject(IcmpKind::PortUnreachable),
+            };
             return Decision {
                 verdict,
                 rule,
@@ -475,6 +483,7 @@ impl Node {
                 Incoming::Dropped(_) => answer = None,
             }
         }
+        let answer = answer.filter(|_| !to_itself);
         Decision {
             verdict: Verdict::Local { answer },
             rule,

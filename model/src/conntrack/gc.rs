@@ -18,10 +18,12 @@ use crate::time::{Clock, Jiffies};
 const EVICTION_RANGE: u64 = 8;
 
 /// The collector's memory between two scans.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Collector {
     next_run: Jiffies,
     early_drop: bool,
+    /// What a recording shows that a full table gives up, if that is where it is known from.
+    foretold: Option<Vec<Tuple>>,
 }
 
 impl Collector {
@@ -32,6 +34,7 @@ impl Collector {
         Self {
             next_run: clock.fires(Jiffies(Clock::initial_jiffies(hz)) + delay, delay),
             early_drop: false,
+            foretold: None,
         }
     }
 
@@ -67,6 +70,43 @@ impl Conntrack {
                 self.delete(slot);
             }
         }
+    }
+
+    /// The node's own count of its entries (`nf_conntrack_count`) at `now`: its collector has taken what makes the
+    /// count so, the longest expired first, and from now on takes nothing unless it is told here.
+    ///
+    /// For a node that is recorded: when the collector comes depends on when its processor last slept.
+    ///
+    /// # Errors
+    /// The number of entries here, if no number of expired ones makes the count.
+    pub fn collect_to(&mut self, now: Jiffies, counted: u32) -> Result<(), u32> {
+        self.collector.next_run = Jiffies(u64::MAX);
+        let expired = |(_, entry): &(u32, &CtEntry)| {
+            entry.status.has(Status::CONFIRMED) && entry.is_expired(now)
+        };
+        let expired = self.iter().filter(expired);
+        let mut expired = expired
+            .map(|(slot, entry)| (entry.deadline, slot))
+            .collect::<Vec<_>>();
+        expired.sort_unstable();
+        let here = self.count();
+        let collected = here.checked_sub(counted).ok_or(here)? as usize;
+        let collected = expired.get(..collected).ok_or(here)?;
+        for (_, slot) in collected {
+            self.delete(*slot);
+        }
+        Ok(())
+    }
+
+    /// Which entries, by their original tuples, the table gives up the next time it is full and must make room; none
+    /// if it is empty. For a node that is recorded: its hash seed decides, and nobody knows that.
+    pub fn foretell_sacrifice(&mut self, victims: Vec<Tuple>) {
+        self.collector.foretold = Some(victims);
+    }
+
+    /// How many of the foretold entries have not been given up.
+    pub fn spared(&self) -> usize {
+        self.collector.foretold.as_ref().map_or(0, Vec::len)
     }
 
     /// When the next scan is due.
@@ -118,6 +158,13 @@ impl Conntrack {
 
     /// Makes room in a full table at the cost of entries that are not assured; false if none was met.
     pub(super) fn early_drop(&mut self, now: Jiffies, tuple: &Tuple, sysctls: &CtSysctls) -> bool {
+        if let Some(foretold) = &mut self.collector.foretold {
+            let victims = core::mem::take(foretold);
+            for tuple in &victims {
+                self.delete_tuple(now, tuple);
+            }
+            return !victims.is_empty();
+        }
         let buckets = u64::from(sysctls.buckets.max(1));
         let slots = self.entries.len() as u64;
         if slots == 0 {

@@ -76,6 +76,7 @@ impl Ipvs {
             Ok(_) => Err(AdminError::Exists),
             Err(at) => {
                 let scheduler = Scheduler::new(kind, flags);
+                self.hooked = true;
                 self.services.insert(
                     at,
                     Service {
@@ -114,7 +115,8 @@ impl Ipvs {
         Ok(())
     }
 
-    /// `ipvsadm -D`: its destinations go to the trash, its entries stay until they expire.
+    /// `ipvsadm -D`: its destinations go to the trash, its entries stay until they expire. With the last service IPVS
+    /// itself steps aside (`ip_vs_unregister_hooks`, 5.9).
     ///
     /// # Errors
     /// If there is no such service.
@@ -124,6 +126,7 @@ impl Ipvs {
         for dest in service.dests {
             self.discard(now, dest);
         }
+        self.hooked = !self.services.is_empty() || !self.kernel.has(Gate::HooksWithServices);
         Ok(())
     }
 

@@ -56,6 +56,8 @@ pub struct Ipvs {
     trash_timer: Option<Jiffies>,
     /// When the entries of deleted destinations are flushed.
     flush_at: Option<Jiffies>,
+    /// IPVS looks at packets. Before the first service there is nothing that it could do to them.
+    hooked: bool,
 }
 
 impl Ipvs {
@@ -71,6 +73,7 @@ impl Ipvs {
             timeouts: Timeouts::default(),
             trash_timer: None,
             flush_at: None,
+            hooked: true,
         }
     }
 

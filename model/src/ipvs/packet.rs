@@ -169,6 +169,9 @@ enum Choice {
 impl Ipvs {
     /// A packet on its way in. `ct`: what conntrack attached to it. Call [`Ipvs::advance`] first.
     pub fn packet_in(&mut self, now: Instant, seg: &Segment, ct: CtSeen) -> Inward {
+        if !self.hooked {
+            return Inward::Pass(Rule::NoService);
+        }
         let syn = seg.tuple.proto == Proto::Tcp && seg.flags.has(Flags::SYN);
         let mut rescheduled = None;
         if let Some(id) = self.table.find_in(&seg.tuple) {
@@ -398,6 +401,9 @@ impl Ipvs {
 
     /// A packet from a real server on its way out. Neither weight nor deletion matters here (trap 3).
     pub fn packet_out(&mut self, now: Instant, seg: &Segment) -> Outward {
+        if !self.hooked {
+            return Outward::Pass;
+        }
         let dests = &self.dests;
         let Some(id) = self.table.find_out(&seg.tuple, |dest| dests.get(dest).addr) else {
             return Outward::Pass;

@@ -341,6 +341,37 @@ fn a_revived_destination_inherits_its_entries() {
     ));
 }
 
+/// Gate 8 of facts 8: with its last service IPVS steps aside, and its entries are not even looked at, in either direction.
+#[test]
+fn without_a_service_even_entries_are_passed_by_from_5_9_on() {
+    for (release, passes) in [("5.7.14", false), ("5.9.1", true), ("6.12.117", true)] {
+        let mut lab = Lab::new(release, Kind::Rr, &[A]);
+        lab.ipvs.sysctls.expire_nodest_conn = false;
+        lab.open(CLIENT);
+        lab.ipvs.delete_service(lab.now, lab.key).unwrap();
+        let reply = lab.reply(A, CLIENT, SYN_ACK);
+        assert_eq!(reply == Outward::Pass, passes, "{release}");
+        let again = lab.send(CLIENT, SYN);
+        let expected = if passes {
+            Inward::Pass(Rule::NoService)
+        } else {
+            Inward::Drop(Rule::BlackholedDeleted)
+        };
+        assert_eq!(again, expected, "{release}");
+        // The next service brings it back, and with the same real server the entry.
+        let flags = SchedFlags::default();
+        lab.ipvs
+            .add_service(lab.key, Kind::Rr, flags, None)
+            .unwrap();
+        lab.ipvs.add_dest(lab.key, at(A), 1).unwrap();
+        let known = lab.send(CLIENT, ACK);
+        assert!(
+            matches!(known, Inward::Forward { .. }),
+            "{release}: {known:?}"
+        );
+    }
+}
+
 /// Facts 1.10: an idle destination leaves the trash after it was seen idle for 120 s.
 #[test]
 fn the_trash_empties_itself() {

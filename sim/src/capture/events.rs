@@ -14,6 +14,7 @@ use super::ipvs_conn::{IpvsConnLine, parse_conn_line};
 use super::ipvsadm::{ListLine, ListedService, RuleLine, parse_rule_line};
 use super::kubectl::{PodLine, parse_pod_line};
 use super::lines::Lines;
+use super::manifest::parse_sysctl_line;
 use super::mixed::Mixed;
 use super::pcap::Packets;
 use super::place::{Parsed, Place, ReadError, Skipped, Stamp};
@@ -33,6 +34,7 @@ enum Source {
     Conntrack(Rows<ConntrackLine>),
     ConntrackEvents(Arc<str>, Lines<Reader>, Skipped),
     Rules(Rows<RuleLine>, Skipped),
+    Sysctls(Rows<(String, String)>),
     Pods(Rows<PodLine>),
     Mixed(Mixed<Reader>, VecDeque<Event>),
 }
@@ -48,7 +50,7 @@ struct Stream {
 
 /// What a capture shows, in the order of time.
 ///
-/// Events of equal time come in this order: packets, rules, IPVS entries, conntrack entries, pods.
+/// Events of equal time come in this order: sysctls, packets, rules, IPVS entries, conntrack entries, pods.
 pub struct Events {
     streams: Vec<Stream>,
     /// When the clock was set back the last time: the epoch that began, and the time it showed before.
@@ -60,6 +62,11 @@ impl Events {
     /// Opens the files of a capture.
     pub(super) fn open(files: &Files, finished: bool) -> Result<Self, ReadError> {
         let mut sources = Vec::new();
+        if let Some(path) = &files.sysctls {
+            sources.push(Source::Sysctls(
+                rows(path, parse_sysctl_line)?.finished(finished),
+            ));
+        }
         if let Some(path) = &files.packets {
             let file = File::open(path).map_err(|error| unreadable(path, &error))?;
             sources.push(Source::Packets(Box::new(Packets::new(
@@ -146,6 +153,7 @@ impl Events {
                     sum.absorb(skipped);
                 }
                 Source::Pods(rows) => sum.absorb(rows.skipped()),
+                Source::Sysctls(rows) => sum.absorb(rows.skipped()),
                 Source::Mixed(mixed, _) => sum.absorb(mixed.skipped()),
             }
         }
@@ -207,6 +215,7 @@ impl Source {
                 let file = rows.file();
                 block_event(rows, |block| Body::Rules(rules(block, &file, skipped)))
             }
+            Self::Sysctls(rows) => block_event(rows, |block| Body::Sysctls(block.rows)),
             Self::Pods(rows) => block_event(rows, |block| Body::Pods(block.rows)),
             Self::Mixed(mixed, ready) => {
                 while ready.is_empty() {

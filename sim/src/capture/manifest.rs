@@ -10,7 +10,7 @@ use ipvs_model::kernel::Kernel;
 use ipvs_model::sysctl::Sysctls;
 use ipvs_model::time::Span;
 
-use super::place::{Place, ReadError, Skipped, Stamp};
+use super::place::{Parsed, Place, ReadError, Skipped, Stamp};
 
 /// The seconds by which a listed timeout may differ from the model's unless the manifest says otherwise.
 pub const SNAPSHOT_TOLERANCE_S: f64 = 1.1;
@@ -299,17 +299,25 @@ pub fn parse_sysctls(
         if line.trim().is_empty() {
             continue;
         }
-        let pair = line
-            .split_once('=')
-            .map(|(key, value)| (key.trim(), value.trim()));
-        match pair {
-            Some((key, value)) if is_key(key) => {
-                values.insert(key.replace('/', "."), value.to_owned());
+        match parse_sysctl_line(line) {
+            Parsed::Item((key, value)) => {
+                values.insert(key, value);
             }
-            _ => skipped.count(file, "no line of sysctl -a", place),
+            Parsed::Unknown(why) | Parsed::Foreign(why) => skipped.count(file, why, place),
+            Parsed::Heading => {}
         }
     }
     values
+}
+
+/// Reads a line of `sysctl -a` or `sysctl KEY`: a key with dots between its parts, and its value.
+pub fn parse_sysctl_line(line: &str) -> Parsed<(String, String)> {
+    match line.split_once('=') {
+        Some((key, value)) if is_key(key.trim()) => {
+            Parsed::Item((key.trim().replace('/', "."), value.trim().to_owned()))
+        }
+        _ => Parsed::Unknown("no line of sysctl -a"),
+    }
 }
 
 fn is_key(key: &str) -> bool {

@@ -1,7 +1,7 @@
 //! Readers of what nodes print, and of capture directories made of it.
 //!
 //! [`Capture::open`] takes a directory (`manifest.toml`, `packets.pcap`, `ipvs-conn.log`, `conntrack.log`,
-//! `rules.log`, `pods.log`, `sysctl.txt`) or the single mixed log of the founding case, and
+//! `rules.log`, `sysctl.log`, `pods.log`, `sysctl.txt`) or the single mixed log of the founding case, and
 //! [`Capture::events`] gives what they hold in the order of time. Everything streams: a packet, a block or a
 //! round is in memory at a time. No input makes a reader panic; damage is an error with file, line and
 //! reason; what is foreign to the model is counted by name in [`Skipped`] and never guessed at.
@@ -78,6 +78,8 @@ pub enum Body {
     ConntrackEvent(ConntrackEvent),
     /// Rules, as commands or as a state.
     Rules(RulesBlock),
+    /// Sysctls as they are from now on, and `net.netfilter.nf_conntrack_count` as it was.
+    Sysctls(Vec<(String, String)>),
     /// Pods.
     Pods(Vec<PodLine>),
     /// Endpoints objects.
@@ -93,6 +95,7 @@ impl Body {
             Self::Conntrack(_) => "conntrack entries",
             Self::ConntrackEvent(_) => "conntrack event",
             Self::Rules(_) => "rules",
+            Self::Sysctls(_) => "sysctls",
             Self::Pods(_) => "pods",
             Self::Endpoints(_) => "endpoints",
         }
@@ -125,6 +128,8 @@ pub struct Files {
     pub conntrack: Option<PathBuf>,
     /// `rules.log`.
     pub rules: Option<PathBuf>,
+    /// `sysctl.log`.
+    pub sysctls: Option<PathBuf>,
     /// `pods.log`.
     pub pods: Option<PathBuf>,
     /// The single mixed log, if the capture is that.
@@ -177,6 +182,7 @@ impl Capture {
             ipvs: present("ipvs-conn.log"),
             conntrack: present("conntrack.log"),
             rules: present("rules.log"),
+            sysctls: present("sysctl.log"),
             pods: present("pods.log"),
             mixed: None,
         };

@@ -102,7 +102,7 @@ impl Replay<'_> {
     /// Counts the cells that the decision went through.
     pub(super) fn cover(&mut self, met: Option<Met>, segment: &Segment, decision: &Decision) {
         let Some(met) = met else { return };
-        let vs = self.setup.sysctls.vs;
+        let vs = self.sysctls.vs;
         let mut cells = Vec::new();
         let tcp = segment.tuple.proto == Proto::Tcp;
         if let (Some(id), Rule::Ipvs(rule), true) = (decision.entry, decision.rule, tcp) {

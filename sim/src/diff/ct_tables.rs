@@ -42,7 +42,7 @@ impl Replay<'_> {
             self.node.ct.delete_expired(now);
         }
         self.note_tracked(table.complete);
-        self.full = !self.setup.exact && self.node.ct.count() >= self.setup.sysctls.ct.max;
+        self.full = !self.counted && self.node.ct.count() >= self.sysctls.ct.max;
         self.spoilt[CT].clear();
         self.take_over[CT] = false;
         self.listed[CT] = true;
@@ -151,7 +151,7 @@ impl Replay<'_> {
                 "conntrack entry of a connection older than the capture",
             ));
         }
-        if self.may_have_merged(tuple) {
+        if !self.counted && self.may_have_merged(tuple) {
             return Ok(Some(COLLECTED));
         }
         if self.full {

@@ -101,6 +101,9 @@ impl Replay<'_> {
         decision: Decision,
     ) -> Decision {
         let now = self.jiffies();
+        if self.counted {
+            return decision;
+        }
         let why = COLLECTED;
         match (decision.rule, decision.verdict, seen) {
             (Rule::Conntrack(CtRule::Clash), Verdict::Drop, Seen::Left(left)) => {
@@ -115,9 +118,7 @@ impl Replay<'_> {
                 }
                 decision
             }
-            (Rule::Conntrack(CtRule::TableFull), Verdict::Drop, _)
-                if seen != Seen::Nothing && !self.setup.exact =>
-            {
+            (Rule::Conntrack(CtRule::TableFull), Verdict::Drop, _) if seen != Seen::Nothing => {
                 self.make_room();
                 let again = self.run_packet(segment, inward, seen);
                 self.report.not_checked(WHICH_EVICTED);

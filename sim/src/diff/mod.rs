@@ -15,6 +15,7 @@ mod replay;
 pub mod report;
 mod rules;
 mod setup;
+mod sysctls;
 mod tables;
 mod trajectory;
 mod verdict;
@@ -164,7 +165,8 @@ fn fit_grid(capture: &Capture, setup: &Setup) -> Result<(Clock, Report), ReadErr
             );
             best = Some((key.0, key.1, clock, report));
         }
-        if wrong == 0 {
+        // The lab says where its ticks lie.
+        if wrong == 0 || setup.exact {
             break;
         }
         let found = phase::fit(setup.hz, era, setup.uptime, &evidence);

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 
 use ipvs_model::conntrack::CtRule;
+use ipvs_model::icmp::{IcmpCause, IcmpLimiter, IcmpVerdict};
 use ipvs_model::ipvs::Rule as IpvsRule;
 use ipvs_model::ipvs::sched::Scheduler;
 use ipvs_model::ipvs::service::ServiceKey;
-use ipvs_model::node::{Decision, Node, Rule};
+use ipvs_model::node::{Decision, Node, Rule, Verdict};
 use ipvs_model::segment::{Endpoint, Flags, Segment, Tuple};
+use ipvs_model::sysctl::Sysctls;
 use ipvs_model::time::{Clock, Instant, Jiffies, Span};
 
 use super::ahead::{Ahead, Seen};
@@ -67,6 +69,10 @@ struct Past {
 pub(super) struct Replay<'a> {
     pub setup: &'a Setup,
     pub node: Node,
+    /// As they are now; `setup` has those of the beginning.
+    pub sysctls: Sysctls,
+    /// How many ICMP errors the node may send.
+    icmp: IcmpLimiter,
     pub clock: Clock,
     pub report: Report,
     pub evidence: Vec<Evidence>,
@@ -77,6 +83,8 @@ pub(super) struct Replay<'a> {
     vips: BTreeSet<Ipv4Addr>,
     /// Other addresses of the node, as masquerading shows them.
     own: BTreeSet<Ipv4Addr>,
+    /// The recording counts the conntrack entries before each packet: what the collector did is known.
+    pub counted: bool,
     /// The conntrack table was full since it was listed.
     pub full: bool,
     /// Clients' tuples whose conntrack or IPVS entry was taken from a listing: not all of it is known.
@@ -107,6 +115,8 @@ impl<'a> Replay<'a> {
         Self {
             setup,
             node: Node::new(setup.node_config(clock)),
+            sysctls: setup.sysctls,
+            icmp: IcmpLimiter::new(setup.behaviours, clock, setup.sysctls.icmp),
             clock,
             report: Report {
                 coverage: setup.coverage.then(BTreeMap::new),
@@ -118,6 +128,7 @@ impl<'a> Replay<'a> {
             servers: BTreeSet::new(),
             vips: BTreeSet::new(),
             own: BTreeSet::new(),
+            counted: false,
             full: false,
             adopted: BTreeSet::new(),
             spoilt: [BTreeSet::new(), BTreeSet::new()],
@@ -144,6 +155,7 @@ impl<'a> Replay<'a> {
             match &event.body {
                 Body::Packet(packet) => self.packet(&event, packet, ahead)?,
                 Body::Rules(block) => self.rules(&event, block),
+                Body::Sysctls(rows) => self.take_sysctls(&event, rows),
                 Body::Ipvs(table) => self.ipvs_table(&event, table, ahead)?,
                 Body::Conntrack(table) => self.ct_table(&event, table, ahead)?,
                 Body::ConntrackEvent(change) => self.ct_event(&event, change, ahead)?,
@@ -279,7 +291,7 @@ impl<'a> Replay<'a> {
         ahead: &mut Ahead,
     ) -> Result<Decision, ReadError> {
         self.node.advance(self.now);
-        self.full |= !self.setup.exact && self.node.ct.count() >= self.setup.sysctls.ct.max;
+        self.full |= !self.counted && self.node.ct.count() >= self.sysctls.ct.max;
         let doubt = self.doubt(segment, inward);
         let before = doubt.map(|_| (self.node.clone(), self.schedulers.clone()));
         let rules = match doubt {
@@ -399,6 +411,7 @@ impl<'a> Replay<'a> {
             && let Some((tuple, dest)) = found
         {
             self.armed.remove(&tuple);
+            self.untell(tuple, dest);
             self.told.push(Told {
                 tuple,
                 dest,
@@ -409,8 +422,19 @@ impl<'a> Replay<'a> {
             self.adopted.remove(&segment.tuple);
         }
         if let Some(id) = decision.entry {
+            let entry = self.node.ipvs.table().get(id);
+            let dest = self.node.ipvs.dests().get(entry.dest()).addr;
+            if found == Some((entry.tuple(), dest)) {
+                // A packet within the tick starts the timer anew: the entry lives on.
+                self.untell(entry.tuple(), dest);
+            }
             self.note_armed(id, self.now);
         }
+    }
+
+    fn untell(&mut self, tuple: Tuple, dest: Endpoint) {
+        self.told
+            .retain(|told| (told.tuple, told.dest) != (tuple, dest));
     }
 
     pub(super) fn note_armed(&mut self, id: ipvs_model::ipvs::table::EntryId, at: Instant) {
@@ -495,7 +519,12 @@ impl<'a> Replay<'a> {
         } else {
             segment.tuple.dst
         };
-        let outcome = compare(decision, seen);
+        let mut outcome = compare(decision, seen);
+        if let Verdict::Reject(_) = decision.verdict
+            && self.setup.exact
+        {
+            outcome = self.limited(segment, outcome, seen);
+        }
         let rule = decision.rule;
         *self.rules.entry(rule).or_default() += 1;
         match outcome {
@@ -512,6 +541,19 @@ impl<'a> Replay<'a> {
         });
         if self.past.len() > HISTORY {
             self.past.pop_front();
+        }
+    }
+
+    /// Where nothing but what the recording shows makes the node send ICMP errors, its allowance decides whether this
+    /// one left.
+    fn limited(&mut self, segment: &Segment, outcome: Match, seen: Seen) -> Match {
+        let (peer, mut rng) = (segment.tuple.src.ip, Drawn::of(seen));
+        let verdict = self.icmp.allow(self.now, peer, IcmpCause::Direct, &mut rng);
+        match (verdict, seen) {
+            (IcmpVerdict::Sent, Seen::Nothing) => Match::No(Class::Answer),
+            (IcmpVerdict::Sent, _) | (_, Seen::TooEarly) => outcome,
+            (_, Seen::Nothing) => Match::Yes,
+            (_, _) => Match::No(Class::Answer),
         }
     }
 

@@ -41,6 +41,8 @@ pub enum Class {
     CtFlags,
     /// A conntrack entry's remaining time.
     CtTime,
+    /// The number of conntrack entries.
+    CtCount,
     /// ActiveConn or InActConn of a real server.
     Counters,
     /// Two listings that no legal sequence of packets and timers joins.
@@ -64,6 +66,7 @@ impl Class {
             Self::CtState => "conntrack entry's state",
             Self::CtFlags => "conntrack entry's flags",
             Self::CtTime => "conntrack entry's remaining time",
+            Self::CtCount => "number of conntrack entries",
             Self::Counters => "connection counters",
             Self::Trajectory => "trajectory",
         }

@@ -18,6 +18,7 @@ struct Scene {
     rules: String,
     ipvs: String,
     ct: String,
+    sysctls: String,
 }
 
 fn end(text: &str) -> Endpoint {
@@ -43,6 +44,7 @@ impl Scene {
             rules: String::new(),
             ipvs: String::new(),
             ct: String::new(),
+            sysctls: String::new(),
         }
     }
 
@@ -85,6 +87,7 @@ impl Scene {
         put("rules.log", &self.rules);
         put("ipvs-conn.log", &self.ipvs);
         put("conntrack.log", &self.ct);
+        put("sysctl.log", &self.sysctls);
         let mut bytes = Vec::new();
         write::pcap_header(&mut bytes).unwrap();
         for (nanos, segment, ttl) in &self.packets {
@@ -215,6 +218,35 @@ fn a_clock_that_is_set_back_is_no_divergence() {
     assert_eq!(report.divergence_count(), 0, "{}", report.text(9));
     assert_eq!(report.skipped.of("clock set back"), 1);
     assert_eq!(report.snapshots, 3);
+}
+
+/// A sysctl that changes in mid-capture holds for what comes after: conn_reuse_mode=0 keeps the real server of a
+/// TIME_WAIT entry at weight 1, 1 does not.
+#[test]
+fn sysctls_that_change_are_followed() {
+    for mode in ["0", "1"] {
+        let mut scene = Scene::new();
+        scene.rules(
+            0,
+            &format!("ipvsadm -A -t {VIP} -s rr\nipvsadm -a -t {VIP} -r {OLD} -m"),
+        );
+        scene.passes(1_000, segment(CLIENT, VIP, Flags::SYN, 1, 0), CLIENT, OLD);
+        scene.passes(1_010, segment(OLD, CLIENT, SYN_ACK, 900, 2), VIP, CLIENT);
+        let fin = Flags::FIN.with(Flags::ACK);
+        scene.passes(1_020, segment(CLIENT, VIP, fin, 2, 901), CLIENT, OLD);
+        scene.passes(1_030, segment(OLD, CLIENT, fin, 901, 3), VIP, CLIENT);
+        scene.passes(1_040, segment(CLIENT, VIP, Flags::ACK, 3, 902), CLIENT, OLD);
+        scene.rules(2_000, &format!("ipvsadm -a -t {VIP} -r {NEW} -m"));
+        scene.sysctls =
+            Scene::header(3_000) + "net.ipv4.vs.conn_reuse_mode = " + mode + "\nnonsense\n";
+        let kept = segment(CLIENT, VIP, Flags::SYN, 100_000, 0);
+        scene.passes(4_000, kept, CLIENT, OLD);
+        scene.rules(5_000, "");
+        let report = scene.diff();
+        let diverges = report.divergence_count() > 0;
+        assert_eq!(diverges, mode == "1", "{}", report.text(9));
+        assert_eq!(report.skipped.of("no line of sysctl -a"), 1);
+    }
 }
 
 /// A packet that left without having been seen to enter is counted, not guessed at.

@@ -182,7 +182,7 @@ impl Round {
                     self.pods.extend(&object.addresses);
                 }
             }
-            Body::Pods(_) | Body::Packet(_) | Body::ConntrackEvent(_) => {}
+            Body::Pods(_) | Body::Sysctls(_) | Body::Packet(_) | Body::ConntrackEvent(_) => {}
         }
     }
 

@@ -112,6 +112,51 @@ fn the_collector_frees_expired_entries_within_a_minute_or_so() {
     assert_eq!(net.ct.count(), 0);
 }
 
+/// A recorded node's own count tells what its collector has taken: the longest expired first, and nothing that lives.
+#[test]
+fn a_count_tells_what_was_collected() {
+    let mut net = Net::new("6.12.117");
+    for host in 1..=4 {
+        let from = Endpoint::new(Ipv4Addr::new(10, 0, 1, host), 40000);
+        net.client_from(from, SYN, 1, 0);
+        net.wait(1);
+    }
+    net.wait(117);
+    let tick = net.tick();
+    assert_eq!(net.ct.collect_to(tick, 3), Ok(()), "two have expired");
+    let first = Tuple::tcp(Endpoint::new(Ipv4Addr::new(10, 0, 1, 1), 40000), service());
+    assert!(net.ct.iter().all(|(_, entry)| entry.orig != first));
+    assert_eq!(net.ct.collect_to(tick, 1), Err(3), "two live");
+    assert_eq!(net.ct.collect_to(tick, 4), Err(3), "the count cannot grow");
+    net.wait(600);
+    let tick = net.tick();
+    net.ct.gc(tick, &net.sysctls);
+    assert_eq!(net.ct.count(), 3, "nothing goes untold");
+}
+
+/// What a recording shows of a full table: the entries it gave up go when room is needed, not before.
+#[test]
+fn a_full_table_gives_up_what_was_foretold() {
+    let mut net = Net::new("6.12.117");
+    net.sysctls.max = 2;
+    for host in 1..=2 {
+        let from = Endpoint::new(Ipv4Addr::new(10, 0, 1, host), 40000);
+        net.client_from(from, SYN, 1, 0);
+    }
+    let second = Tuple::tcp(Endpoint::new(Ipv4Addr::new(10, 0, 1, 2), 40000), service());
+    net.ct.foretell_sacrifice(vec![second]);
+    assert_eq!(
+        net.client_from(second.src, SYN, 1, 0),
+        CtRule::SynRetransmitted
+    );
+    assert_eq!(net.ct.spared(), 1, "no room was needed");
+    assert_eq!(net.client(SYN, 1, 0), CtRule::NewSyn);
+    assert_eq!((net.ct.spared(), net.ct.count()), (0, 2));
+    assert!(net.ct.iter().all(|(_, entry)| entry.orig != second));
+    let third = Endpoint::new(Ipv4Addr::new(10, 0, 1, 3), 40000);
+    assert_eq!(net.client_from(third, SYN, 1, 0), CtRule::TableFull);
+}
+
 #[test]
 fn lines_as_the_kernel_prints_them() {
     let mut net = Net::new("6.12.117");
