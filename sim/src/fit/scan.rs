@@ -107,7 +107,7 @@ pub fn scan(capture: &Capture) -> Result<Scan, FitError> {
                     *syns.entry(segment.tuple.dst).or_default() += 1;
                 }
             }
-            Body::Conntrack(_) | Body::ConntrackEvent(_) | Body::Pods(_) => {}
+            Body::Conntrack(_) | Body::ConntrackEvent(_) | Body::Sysctls(_) | Body::Pods(_) => {}
         }
     }
     // Without rules and entries, what SYNs are sent to is a service as far as anybody can tell.
