@@ -11,7 +11,7 @@ use core::net::Ipv4Addr;
 use rand::Rng;
 
 use crate::conntrack::{Conntrack, CtRef, CtRule, Dir, Incoming, SourceNat, Status};
-use crate::dataplane::{IptablesRules, Pick};
+use crate::dataplane::{Cilium, CiliumRule, CiliumVerdict, IptablesRules, Pick};
 use crate::ipvs::reuse::CtSeen;
 use crate::ipvs::table::EntryId;
 use crate::ipvs::{self, Inward, Ipvs, Outward};
@@ -26,8 +26,12 @@ use crate::time::{Clock, Instant};
 pub enum Balancer {
     /// IPVS.
     Ipvs,
-    /// DNAT rules, one chosen at random for each new connection.
+    /// DNAT rules, one chosen at random for each new connection: kube-proxy's iptables or nftables mode.
     Iptables(IptablesRules),
+    /// Cilium's service entries, packet by packet, in the place of netfilter's hooks.
+    Cilium(Box<Cilium>),
+    /// Nothing: the node forwards.
+    None,
 }
 
 /// How a node is set up.
@@ -60,6 +64,10 @@ pub enum Rule {
     IptablesKept,
     /// iptables mode: the service has no endpoint; kube-proxy's rule rejects.
     IptablesNoEndpoint,
+    /// iptables mode: a forwarded packet that conntrack calls invalid is dropped by kube-proxy's rule.
+    IptablesInvalid,
+    /// A rule of Cilium's load balancer.
+    Cilium(CiliumRule),
     /// The real server's address has no route.
     NoRoute,
     /// Nobody's packet: forwarded or delivered as it is.
@@ -77,6 +85,8 @@ impl Rule {
             Self::IptablesNoEndpoint => {
                 "the service has no endpoint: rejected by ICMP port unreachable"
             }
+            Self::IptablesInvalid => "conntrack calls the packet invalid: dropped by KUBE-FORWARD",
+            Self::Cilium(rule) => rule.describe(),
             Self::NoRoute => "the real server's address has no route: ICMP host unreachable",
             Self::Plain => "no service and no entry concerns this packet",
         }
@@ -143,12 +153,9 @@ impl Node {
         &self.config
     }
 
-    /// The rules of iptables mode; `None` under IPVS.
-    pub const fn iptables_mut(&mut self) -> Option<&mut IptablesRules> {
-        match &mut self.config.balancer {
-            Balancer::Iptables(rules) => Some(rules),
-            Balancer::Ipvs => None,
-        }
+    /// What balances, for its programmer; IPVS is [`Node::ipvs`].
+    pub const fn balancer_mut(&mut self) -> &mut Balancer {
+        &mut self.config.balancer
     }
 
     /// Changes sysctls at run time.
@@ -216,13 +223,25 @@ impl Node {
     /// A packet arrives at the node. Runs the timers first.
     pub fn packet(&mut self, now: Instant, seg: &Segment, rng: &mut impl Rng) -> Decision {
         self.advance(now);
+        if let Balancer::Cilium(cilium) = &mut self.config.balancer {
+            let verdict = cilium.packet(now, seg, rng);
+            return self.after_cilium(now, seg, verdict, rng);
+        }
         let mut seg = *seg;
         let (mut ct, mut seen) = (None, None);
         if self.config.tracking {
             let jiffies = self.config.clock.jiffies(now);
             match self.ct.incoming(jiffies, &seg, &self.config.sysctls.ct) {
                 Incoming::Tracked(tracked, rule) => (ct, seen) = (Some(tracked), Some(rule)),
-                Incoming::Untracked(rule) => seen = Some(rule),
+                Incoming::Untracked(rule) => {
+                    seen = Some(rule);
+                    if self.drops_invalid(&seg) {
+                        return Decision {
+                            ct: seen,
+                            ..self.drop(None, Verdict::Drop, Rule::IptablesInvalid)
+                        };
+                    }
+                }
                 Incoming::Dropped(rule) => {
                     return Decision {
                         verdict: Verdict::Drop,
@@ -253,13 +272,40 @@ impl Node {
         let decision = match (&self.config.balancer, self.is_local(seg.tuple.dst.ip)) {
             (Balancer::Ipvs, true) => self.ipvs_inward(now, seg, ct, rng),
             (Balancer::Ipvs, false) => self.ipvs_outward(now, seg, ct, rng),
-            (Balancer::Iptables(_), true) => self.deliver(now, seg, ct, picked, rng),
-            (Balancer::Iptables(_), false) => self.route(now, seg, ct, picked, rng),
+            (_, true) => self.deliver(now, seg, ct, picked, rng),
+            (_, false) => self.route(now, seg, ct, picked, rng),
         };
         Decision {
             ct: seen,
             ..decision
         }
+    }
+
+    /// Whether iptables mode drops an invalid packet at FORWARD; one for the node itself passes INPUT.
+    fn drops_invalid(&self, seg: &Segment) -> bool {
+        matches!(&self.config.balancer, Balancer::Iptables(rules) if rules.drops_invalid())
+            && !self.is_local(seg.tuple.dst.ip)
+    }
+
+    /// What Cilium has looked at goes on past netfilter.
+    fn after_cilium(
+        &mut self,
+        now: Instant,
+        seg: &Segment,
+        verdict: CiliumVerdict,
+        rng: &mut impl Rng,
+    ) -> Decision {
+        let (seg, rule) = match verdict {
+            CiliumVerdict::Forward(out, rule) => (out, Rule::Cilium(rule)),
+            CiliumVerdict::Drop(rule) => {
+                return self.drop(None, Verdict::Drop, Rule::Cilium(rule));
+            }
+            CiliumVerdict::Pass if self.is_local(seg.tuple.dst.ip) => {
+                return self.deliver(now, *seg, None, Rule::Plain, rng);
+            }
+            CiliumVerdict::Pass => (*seg, Rule::Plain),
+        };
+        self.route(now, seg, None, rule, rng)
     }
 
     fn seen(&self, ct: Option<CtRef>) -> CtSeen {
@@ -492,7 +538,7 @@ impl Node {
         }
     }
 
-    /// iptables mode: what PRE_ROUTING has not delivered locally is routed and leaves.
+    /// What PRE_ROUTING has not delivered locally is routed and leaves.
     fn route(
         &mut self,
         now: Instant,

@@ -15,6 +15,7 @@ use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 
 use super::load::sample;
+use super::planes::Wanted;
 use super::streams::{Purpose, Streams};
 use crate::scenario::{self, Amount, OnSigterm, Phase, Scenario};
 
@@ -337,12 +338,17 @@ impl Control {
         }
     }
 
-    /// The endpoints that kube-proxy uses out of those published.
-    pub fn endpoints(&self, published: &[EndpointState]) -> Vec<Endpoint> {
+    /// The endpoints that kube-proxy uses out of those published, and those beside them that still serve.
+    pub fn wanted(&self, published: &[EndpointState]) -> Wanted {
         let (ips, _) = usable(published, TrafficPolicy::Cluster, 0, self.behaviours);
-        ips.into_iter()
-            .map(|ip| Endpoint::new(ip, self.target_port))
-            .collect()
+        let at = |ip| Endpoint::new(ip, self.target_port);
+        let rest = published.iter().filter(|endpoint| {
+            endpoint.terminating && endpoint.serving && !ips.contains(&endpoint.ip)
+        });
+        Wanted {
+            terminating: rest.map(|endpoint| at(endpoint.ip)).collect(),
+            active: ips.into_iter().map(at).collect(),
+        }
     }
 
     /// How long kube-proxy takes from the endpoints' change to its first change of the node.

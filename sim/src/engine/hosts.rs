@@ -17,7 +17,7 @@ use rustc_hash::FxBuildHasher;
 use std::net::Ipv4Addr;
 
 use super::streams::{Purpose, Streams};
-use crate::scenario::{Location, Masquerade, Phase, PortChoice, Scenario};
+use crate::scenario::{DataPlane, Location, Masquerade, Phase, PortChoice, Scenario};
 
 /// Time for which any machine may have been up before the run: ten days.
 const UPTIME_MAX: Span = Span::from_secs(864_000);
@@ -81,6 +81,28 @@ impl Host {
         opened.ok()
     }
 
+    /// The same host for connections to a pod.
+    fn towards(&self, pod: Endpoint, mut rng: ChaCha8Rng) -> Self {
+        let stack = *self.client.stack();
+        let to = Destination {
+            daddr: pod.ip,
+            dport: pod.port,
+            ..self.to
+        };
+        Self {
+            client: Client::new(stack, &[]),
+            kind: self.kind,
+            to,
+            idle: Vec::new(),
+            chooser: PortChooser::new(stack.kernel, stack.clock, stack.secret)
+                .with_hint(rng.next_u32()),
+            rng,
+            fixed: self.fixed.clone(),
+            next_fixed: 0,
+            bind: self.bind,
+        }
+    }
+
     /// Its address as the service sees it.
     pub const fn address(&self) -> Ipv4Addr {
         self.to.saddr
@@ -92,6 +114,11 @@ impl Host {
 pub struct Hosts {
     all: Vec<Host>,
     by_address: HashMap<Ipv4Addr, u32, FxBuildHasher>,
+    /// Hosts as they talk to one pod, where clients choose pods: by client and pod.
+    by_pod: HashMap<(Ipv4Addr, Endpoint), u32, FxBuildHasher>,
+    /// The twins of each host, in the order of their making.
+    twins: Vec<Vec<u32>>,
+    streams: Streams,
 }
 
 impl Hosts {
@@ -100,6 +127,9 @@ impl Hosts {
         let mut hosts = Self {
             all: Vec::new(),
             by_address: HashMap::default(),
+            by_pod: HashMap::default(),
+            twins: Vec::new(),
+            streams,
         };
         let service = scenario.service.address;
         for (kind, table) in scenario.client.iter().enumerate() {
@@ -116,11 +146,12 @@ impl Hosts {
                     sysctls: table.tcp(),
                     secret,
                 };
-                // A host on the node itself reaches the virtual address from the virtual address.
-                let saddr = if table.location == Location::Host {
-                    service.ip
-                } else {
-                    address
+                // A host on the node itself reaches an address of the node's own, such as a virtual one of IPVS, from that
+                // address.
+                let saddr = match (table.location, scenario.node.mode) {
+                    (Location::Host, DataPlane::Ipvs) => service.ip,
+                    (Location::Host, _) => scenario.node.address,
+                    _ => address,
                 };
                 let fixed = match &table.port_choice {
                     PortChoice::Fixed(ports) => ports.clone(),
@@ -171,6 +202,42 @@ impl Hosts {
         each.rev()
             .min_by_key(|(held, range)| range.saturating_sub(*held))
             .unwrap_or_default()
+    }
+
+    /// The host of a client that talks to `peer`.
+    pub fn of(&self, client: Ipv4Addr, peer: Endpoint) -> Option<u32> {
+        if self.by_pod.is_empty() {
+            return self.at(client);
+        }
+        self.by_pod.get(&(client, peer)).copied()
+    }
+
+    /// A host as it talks to a pod: the same network namespace and kernel, but with a table of connections of its own,
+    /// because ports are chosen for each destination. That the kernel's hint is shared by all destinations is left
+    /// out.
+    pub fn twin(&mut self, base: u32, pod: Endpoint) -> u32 {
+        let client = self.all[base as usize].address();
+        if let Some(number) = self.by_pod.get(&(client, pod)) {
+            return *number;
+        }
+        let number = self.all.len() as u32;
+        let rng = self.streams.stream(Purpose::ClientKernel, number);
+        let twin = self.all[base as usize].towards(pod, rng);
+        self.all.push(twin);
+        self.by_pod.insert((client, pod), number);
+        let base = base as usize;
+        if self.twins.len() <= base {
+            self.twins.resize(base + 1, Vec::new());
+        }
+        self.twins[base].push(number);
+        number
+    }
+
+    /// A twin of a host that has an idle connection.
+    pub fn idle_twin(&self, base: u32) -> Option<u32> {
+        let twins = self.twins.get(base as usize)?.iter();
+        let idle = |number: &&u32| !self.all[**number as usize].idle.is_empty();
+        twins.rev().find(idle).copied()
     }
 
     /// Addresses and port ranges, so that the node can keep its entries in arrays.

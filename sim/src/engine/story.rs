@@ -341,6 +341,7 @@ const fn chooses(rule: Rule) -> bool {
             rule.schedules() || matches!(rule, ipvs_model::ipvs::Rule::ScheduledByTemplate)
         }
         Rule::IptablesPicked => true,
+        Rule::Cilium(rule) => rule.chooses(),
         _ => false,
     }
 }

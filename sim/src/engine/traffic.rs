@@ -16,6 +16,7 @@ use std::net::Ipv4Addr;
 
 use super::hosts::Peer;
 use super::load::{ConnState, Request};
+use super::planes;
 use super::story::{GoneAnswer, What};
 use super::streams::draw;
 use super::world::{Event, Leg, Way, World};
@@ -34,12 +35,10 @@ fn trouble(rule: Rule, server_dead: bool) -> Option<Cause> {
         Rule::Ipvs(ipvs::Rule::DroppedDeleted | ipvs::Rule::BlackholedDeleted) => {
             Some(Cause::PinnedToDeleted)
         }
-        Rule::Ipvs(ipvs::Rule::NoDestination) | Rule::IptablesNoEndpoint => {
-            Some(Cause::NoDestination)
-        }
-        Rule::IptablesKept if server_dead => Some(Cause::PinnedByConntrack),
+        Rule::Ipvs(ipvs::Rule::NoDestination) => Some(Cause::NoDestination),
         Rule::Conntrack(ipvs_model::conntrack::CtRule::TableFull) => Some(Cause::ConntrackFull),
         Rule::Conntrack(_) => Some(Cause::NatPortsExhausted),
+        rule if let Some(cause) = planes::trouble(rule, server_dead) => Some(cause),
         _ if server_dead => Some(Cause::EndpointLag),
         _ => None,
     }
@@ -101,7 +100,12 @@ impl World<'_> {
             }
             return;
         }
-        if let Some((port, left)) = self.hosts.get(host).idle.pop() {
+        let Some(host) = self.towards_a_pod(host) else {
+            return self.no_pod(request);
+        };
+        request.host = host;
+        let idle = self.hosts.get(host).idle.pop();
+        if let Some((port, left)) = idle {
             (request.port, request.left, request.connected) = (port, left, Some(self.now));
             self.enter(request);
             self.ask(host, port);
@@ -283,12 +287,13 @@ impl World<'_> {
             return self.datagram_at_client(segment);
         }
         self.touch(segment.tuple.dst);
-        let Some(host) = self.hosts.at(segment.tuple.dst.ip) else {
+        let Some(host) = self.hosts.of(segment.tuple.dst.ip, segment.tuple.src) else {
             return;
         };
         let (found, outcome) = self.hosts.get(host).client.on_segment(self.now, segment);
         let port = segment.tuple.dst.port;
         if found.is_none()
+            && self.direct.is_none()
             && segment.tuple.src != self.key.addr
             && let Some((_, request)) = self.request_of(host, port)
         {
@@ -304,7 +309,7 @@ impl World<'_> {
             return self.icmp_at_datagram_socket(error);
         }
         self.touch(error.about.src);
-        let Some(host) = self.hosts.at(error.about.src.ip) else {
+        let Some(host) = self.hosts.of(error.about.src.ip, error.about.dst) else {
             return;
         };
         let port = error.about.src.port;
@@ -422,7 +427,8 @@ impl World<'_> {
         if self.observer.stories.wanted() {
             self.note_decision(segment, &decision);
         }
-        let asks = segment.tuple.proto == Proto::Udp && segment.tuple.dst == self.key.addr;
+        let asks =
+            segment.tuple.proto == Proto::Udp && self.hosts.at(segment.tuple.src.ip).is_some();
         if asks || segment.flags.is_plain_syn() {
             self.note_syn(segment, &decision);
             if self.goes_quietly(segment, &decision) {
@@ -468,7 +474,7 @@ impl World<'_> {
             let request = self.request_of_datagram(segment, client.port);
             return request.map(|request| request.number);
         }
-        let host = self.hosts.at(client.ip)?;
+        let host = self.hosts.of(client.ip, segment.tuple.dst)?;
         let (_, request) = self.request_of(host, client.port)?;
         Some(request.number)
     }
@@ -476,7 +482,7 @@ impl World<'_> {
     /// Writes down what the node did with a packet of a client, for stories.
     fn note_decision(&mut self, segment: &Segment, decision: &Decision) {
         let client = segment.tuple.src;
-        let Some(host) = self.hosts.at(client.ip) else {
+        let Some(host) = self.hosts.of(client.ip, segment.tuple.dst) else {
             return;
         };
         let number = self.number_of(segment, client);
@@ -510,7 +516,7 @@ impl World<'_> {
             self.observer.syn(server);
         }
         let dead = server.is_some_and(|server| self.pods.is_dead(server));
-        let Some(host) = self.hosts.at(segment.tuple.src.ip) else {
+        let Some(host) = self.hosts.of(segment.tuple.src.ip, segment.tuple.dst) else {
             return;
         };
         let Some((_, request)) = self.request_of(host, segment.tuple.src.port) else {
@@ -549,7 +555,7 @@ impl World<'_> {
             &mut self.node_rng,
         );
         let sent = verdict == IcmpVerdict::Sent;
-        if let Some(host) = self.hosts.at(about.src.ip) {
+        if let Some(host) = self.hosts.of(about.src.ip, about.dst) {
             self.tell(host, about.src.port, What::Icmp { kind, sent });
         }
         if sent {
@@ -564,10 +570,15 @@ impl World<'_> {
 
     /// An error about a packet that had left the node for a pod goes back through the node, which translates it.
     pub(super) fn icmp_from_network(&mut self, kind: IcmpKind, about: Tuple) {
-        let about = self.original_of(about).unwrap_or(Tuple {
-            dst: self.key.addr,
-            ..about
-        });
+        // Without conntrack it is Cilium that translates; where clients call pods there is nothing to translate.
+        let called = match self.direct {
+            Some(_) => about,
+            None => Tuple {
+                dst: self.key.addr,
+                ..about
+            },
+        };
+        let about = self.original_of(about).unwrap_or(called);
         self.send_icmp(kind, about);
     }
 
@@ -675,7 +686,7 @@ impl World<'_> {
 
     fn mark_wrong_service(&mut self, about: Tuple) {
         let client = self.client_of(about);
-        let Some(host) = self.hosts.at(client.ip) else {
+        let Some(host) = self.hosts.of(client.ip, about.dst) else {
             return;
         };
         if let Some((slot, request)) = self.request_of(host, client.port) {
@@ -706,7 +717,7 @@ impl World<'_> {
             _ => return,
         };
         let client = self.client_of(segment.tuple);
-        let Some(host) = self.hosts.at(client.ip) else {
+        let Some(host) = self.hosts.of(client.ip, segment.tuple.dst) else {
             return;
         };
         if let Some((_, request)) = self.request_of(host, client.port) {
@@ -957,7 +968,7 @@ impl World<'_> {
             dst: server,
             proto: self.key.proto,
         });
-        if let Some(host) = self.hosts.at(client.ip) {
+        if let Some(host) = self.hosts.of(client.ip, server) {
             self.tell(host, client.port, What::ServerLeft { server, said });
         }
     }

@@ -53,6 +53,8 @@ struct Tries {
     sent: u16,
     /// When the latest went out.
     at: Instant,
+    /// Where it went.
+    to: Endpoint,
 }
 
 /// The UDP side of a run.
@@ -117,12 +119,19 @@ impl Datagrams {
         self.hosts[host as usize].close(port);
     }
 
-    fn begin(&mut self, slot: u32, now: Instant) {
-        let slot = slot as usize;
+    fn begin(&mut self, slot: u32, now: Instant, to: Endpoint) {
+        let (slot, fresh) = (
+            slot as usize,
+            Tries {
+                sent: 0,
+                at: now,
+                to,
+            },
+        );
         if self.tries.len() <= slot {
-            self.tries.resize(slot + 1, Tries { sent: 0, at: now });
+            self.tries.resize(slot + 1, fresh);
         }
-        self.tries[slot] = Tries { sent: 0, at: now };
+        self.tries[slot] = fresh;
     }
 }
 
@@ -144,7 +153,7 @@ impl World<'_> {
         }
         let (slot, serial) = self.enter(request);
         if let Some(udp) = &mut self.udp {
-            udp.begin(slot, self.now);
+            udp.begin(slot, self.now, self.key.addr);
         }
         self.send_datagram(slot, serial);
         true
@@ -156,9 +165,20 @@ impl World<'_> {
             return;
         };
         let (host, port, kind) = (request.host, request.port, usize::from(request.kind));
+        // Where clients call pods, each datagram looks for one anew, as an unconnected socket's.
+        let to = match &mut self.direct {
+            None => self.key.addr,
+            Some(direct) => match direct.choose(self.now, host) {
+                Some(pod) => pod,
+                None => {
+                    request.trouble = Some(Cause::NoDestination);
+                    return self.end(slot, Outcome::HostUnreachable);
+                }
+            },
+        };
         let Some(udp) = &mut self.udp else { return };
         let tries = &mut udp.tries[slot as usize];
-        (tries.sent, tries.at) = (tries.sent + 1, self.now);
+        (tries.sent, tries.at, tries.to) = (tries.sent + 1, self.now, to);
         let number = tries.sent;
         let again = u32::from(number) <= self.scenario.client[kind].udp.retries;
         if again {
@@ -169,7 +189,7 @@ impl World<'_> {
         let tuple = Tuple {
             proto: Proto::Udp,
             src: local,
-            dst: self.key.addr,
+            dst: to,
         };
         let mut segment = Segment::new(tuple, Flags::default());
         (segment.seq, segment.ack, segment.window) = (slot, serial as u32, number);
@@ -211,21 +231,26 @@ impl World<'_> {
 
     /// A datagram reaches a client host.
     pub(super) fn datagram_at_client(&mut self, segment: &Segment) {
-        let from = segment.tuple.src;
-        let (service, now) = (self.key.addr, self.now);
-        let slot = segment.seq;
+        let (from, now, slot) = (segment.tuple.src, self.now, segment.seq);
+        let tries = self.udp.as_ref().map(|udp| &udp.tries);
+        let direct = self.direct.is_some();
+        let Some(Tries { at, to, .. }) = tries.and_then(|all| all.get(slot as usize)).copied()
+        else {
+            return;
+        };
         let Some(request) = self.request_of_datagram(segment, segment.tuple.dst.port) else {
             return;
         };
-        if from != service {
+        if from != to && !direct {
             request.trouble = Some(Cause::AnswerPastNode);
             return;
         }
         // The application saw a delay if this is not the answer to the first datagram.
         let start = request.start;
-        let sent = match (segment.window, &self.udp) {
-            (0 | 1, _) | (_, None) => start,
-            (_, Some(udp)) => udp.tries[slot as usize].at.min(now),
+        let sent = if segment.window <= 1 {
+            start
+        } else {
+            at.min(now)
         };
         if let Some(request) = self.requests.get_mut(slot) {
             request.connected = Some(sent);

@@ -4,14 +4,12 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use ipvs_model::conntrack::ListingStyle;
-use ipvs_model::conntrack::SourceNat;
-use ipvs_model::dataplane::IptablesRules;
 use ipvs_model::icmp::IcmpLimiter;
 use ipvs_model::ipvs::sched::{Flags as SchedFlags, Kind};
 use ipvs_model::ipvs::service::{Persistence, ServiceKey};
 use ipvs_model::ipvs::{list_connections_ipvsadm, list_services};
 use ipvs_model::kube::{
-    ProxyAction, ProxyBehaviours, RolloutEvent, StaleUdp, SysctlConfig, sysctls_at_start,
+    ProxyAction, ProxyBehaviours, RolloutEvent, SysctlConfig, sysctls_at_start,
 };
 use ipvs_model::node::{Balancer, Node, NodeConfig};
 use ipvs_model::segment::{Endpoint, IcmpError, Proto, Segment};
@@ -24,6 +22,7 @@ use super::control::{Control, proxy_behaviours};
 use super::hosts::{Hosts, Pods, answers_directly};
 use super::load::{Conns, Load, Manners, Requests};
 use super::observe::Observer;
+use super::planes::{self, Direct, Wanted};
 use super::queue::{Lane, Queue};
 use super::quiet::Quiet;
 use super::story::StoriesOf;
@@ -31,7 +30,7 @@ use super::streams::{Purpose, Streams};
 use super::trace::{Gauges, Happening, RunTrace, ServerSample, Tables, TraceOptions};
 use super::udp::Datagrams;
 use crate::outcome::RunSummary;
-use crate::scenario::{self, DataPlane, DeadEnd, Dist, Masquerade, Phase, ProxyVersion, Scenario};
+use crate::scenario::{self, DataPlane, DeadEnd, Dist, Phase, ProxyVersion, Scenario};
 
 /// The node keeps arrays for the ports of so many clients, each of 113 KB by default; a hash for the others.
 const ARRAYS_MAX: usize = 256;
@@ -72,8 +71,8 @@ pub(super) enum Event {
     DeadEnd(u32),
     /// The rollout goes on.
     Rollout,
-    /// New endpoints reach the rules of iptables mode.
-    Rules(Vec<Endpoint>),
+    /// New endpoints reach what balances in the place of IPVS.
+    Rules(Box<Wanted>),
     /// kube-proxy has something to do.
     Proxy,
     /// Real servers are sampled.
@@ -123,6 +122,8 @@ pub struct World<'a> {
     pub(super) conns: Conns,
     /// The clients' side of a UDP service; `None` for TCP.
     pub(super) udp: Option<Datagrams>,
+    /// Clients that connect to pods; `None` if the node balances.
+    pub(super) direct: Option<Direct>,
     pub(super) pods: Pods,
     pub(super) observer: Observer,
     pub(super) service: Way,
@@ -135,6 +136,8 @@ pub struct World<'a> {
     generation: Vec<u32>,
     rollout_filed: Instant,
     proxy_filed: Instant,
+    /// The latest change of rules on its way: a later one does not overtake it.
+    rules_at: Instant,
     events: u64,
     /// The tables are checked after every so many packets; 0 for never.
     check_every: u64,
@@ -172,24 +175,16 @@ fn build_node(scenario: &Scenario, sysctls: Sysctls, streams: Streams) -> Node {
         Phase::Random => drawn,
         Phase::Fixed(uptime) => uptime,
     };
-    let balancer = match scenario.node.mode {
-        DataPlane::Ipvs => Balancer::Ipvs,
-        DataPlane::Iptables => Balancer::Iptables(IptablesRules::default()),
-    };
     let ip = scenario.node.address;
-    let source_nat = match scenario.kube_proxy.masquerade {
-        Masquerade::None => SourceNat::NullBinding,
-        Masquerade::Masquerade => SourceNat::Masquerade { ip, random: false },
-        Masquerade::RandomFully => SourceNat::Masquerade { ip, random: true },
-    };
+    let balancer = planes::balancer(scenario, &sysctls);
     let clock = Clock::new(scenario.node.hz.0, kernel.timer_era(), uptime);
     let config = NodeConfig {
         kernel,
         clock,
         sysctls,
         balancer,
-        source_nat,
-        tracking: true,
+        source_nat: planes::source_nat(scenario),
+        tracking: planes::tracks(scenario.node.mode),
     };
     let mut node = Node::new(config);
     node.add_local(ip);
@@ -276,6 +271,7 @@ impl<'a> World<'a> {
             requests: Requests::default(),
             conns: Conns::default(),
             udp,
+            direct: Direct::new(scenario, streams),
             pods,
             observer: Observer::new(options),
             service,
@@ -288,6 +284,7 @@ impl<'a> World<'a> {
             generation: Vec::new(),
             rollout_filed: Instant::NEVER,
             proxy_filed: Instant::NEVER,
+            rules_at: Instant::ZERO,
             events: 0,
             check_every: 0,
             packets: 0,
@@ -306,10 +303,10 @@ impl<'a> World<'a> {
                 break;
             };
             if let RolloutEvent::EndpointsPublished { endpoints } = &event {
-                let wanted = self.control.endpoints(endpoints);
-                self.apply_rules(wanted.clone());
+                let wanted = self.control.wanted(endpoints);
+                self.apply_wanted(wanted.clone());
                 self.control
-                    .endpoints_changed(Instant::ZERO, wanted, Span::ZERO);
+                    .endpoints_changed(Instant::ZERO, wanted.active, Span::ZERO);
             } else {
                 self.on_rollout(event);
             }
@@ -418,7 +415,7 @@ impl<'a> World<'a> {
                 self.file_rollout();
                 self.file_proxy();
             }
-            Event::Rules(endpoints) => self.apply_rules(endpoints),
+            Event::Rules(wanted) => self.apply_wanted(*wanted),
             Event::Proxy => self.on_proxy(),
             Event::Sample => self.sample(),
             Event::List => self.list(),
@@ -467,7 +464,7 @@ impl<'a> World<'a> {
     }
 
     fn file_proxy(&mut self) {
-        if self.scenario.node.mode == DataPlane::Iptables {
+        if self.scenario.node.mode != DataPlane::Ipvs {
             return;
         }
         if let Some(at) = self.control.next_proxy()
@@ -528,42 +525,18 @@ impl<'a> World<'a> {
                 self.pod_vanishes(pod, ip);
             }
             RolloutEvent::EndpointsPublished { endpoints } => {
-                let wanted = self.control.endpoints(&endpoints);
+                let wanted = self.control.wanted(&endpoints);
                 let watch = self.control.draw_sync_latency();
-                if self.scenario.node.mode == DataPlane::Iptables {
-                    self.control_at(now + watch, Event::Rules(wanted));
+                if self.scenario.node.mode == DataPlane::Ipvs {
+                    self.control.endpoints_changed(now, wanted.active, watch);
                 } else {
-                    self.control.endpoints_changed(now, wanted, watch);
+                    let at = (now + watch).max(self.rules_at);
+                    self.rules_at = at;
+                    self.control_at(at, Event::Rules(Box::new(wanted)));
                 }
             }
             RolloutEvent::ContainerStarted { .. } | RolloutEvent::PodRemoved { .. } => {}
         }
-    }
-
-    fn apply_rules(&mut self, endpoints: Vec<Endpoint>) {
-        let key = self.key;
-        if let Some(rules) = self.node.iptables_mut() {
-            let before = rules.endpoints(key).to_vec();
-            let after = endpoints.clone();
-            let listed = Happening::RulesList(endpoints.clone());
-            self.observer.event(self.now, None, listed);
-            rules.set_endpoints(key, endpoints);
-            self.clean_stale_udp(&before, &after);
-        }
-    }
-
-    /// kube-proxy has written new rules, and deletes conntrack entries of UDP.
-    fn clean_stale_udp(&mut self, before: &[Endpoint], after: &[Endpoint]) {
-        if self.key.proto != Proto::Udp {
-            return;
-        }
-        let stale = StaleUdp {
-            proxy: proxy_behaviours(self.scenario.kube_proxy.version),
-            service: self.key.addr,
-            before,
-            after,
-        };
-        self.node.ct.delete_matching(|entry| stale.deletes(entry));
     }
 
     /// The real servers that kube-proxy wants, drained ones left out.
@@ -622,14 +595,7 @@ impl<'a> World<'a> {
                 });
                 samples.extend(listed.chain(trashed.filter(|(_, _, a, i)| a + i > 0)));
             }
-            Balancer::Iptables(ref rules) => {
-                samples.extend(
-                    rules
-                        .endpoints(self.key)
-                        .iter()
-                        .map(|addr| (*addr, Some(1), 0, 0)),
-                );
-            }
+            _ => samples.extend(self.offered().into_iter().map(|addr| (addr, Some(1), 0, 0))),
         }
         samples.sort();
         for (server, weight, active, inactive) in samples {

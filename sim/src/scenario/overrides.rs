@@ -409,9 +409,9 @@ pub const SHORTCUTS: &[Shortcut] = &[
     ),
     short(
         "mode",
-        "ipvs|iptables",
+        "MODE",
         Edit::Path("node.mode"),
-        "Data plane of the node",
+        "What balances: ipvs, iptables, nftables, cilium-packet, cilium-socket or headless",
     ),
     short(
         "proxy-version",

@@ -10,7 +10,8 @@ use ipvs_model::time::Span;
 use super::field::{choice, section};
 use super::rollout::Rollout;
 use super::values::{
-    Dist, GateTable, Hz, OrKernel, Phase, PortChoice, Ports, ProxyVersion, SysctlTable, kernel,
+    CiliumVersion, Dist, GateTable, Hz, OrKernel, Phase, PortChoice, Ports, ProxyVersion,
+    SysctlTable, kernel,
 };
 
 const fn ms(millis: u64) -> Span {
@@ -41,6 +42,8 @@ section! {
         node: Node = Node::default(),
         /// kube-proxy, or the script that plays it.
         kube_proxy: KubeProxy = KubeProxy::default(),
+        /// Cilium, where it balances.
+        cilium: Cilium = Cilium::default(),
         /// The virtual service.
         service: Service = Service::default(),
         /// Who calls: one table for each kind of client.
@@ -90,6 +93,32 @@ choice! {
         "ipvs" => Ipvs,
         /// DNAT rules chosen at random for each new connection, as kube-proxy in iptables mode.
         "iptables" => Iptables,
+        /// The same in nftables, as kube-proxy in nftables mode.
+        "nftables" => Nftables,
+        /// Cilium's kube-proxy replacement, packet by packet: traffic from outside, or pods without socket load balancing.
+        "cilium-packet" => CiliumPacket,
+        /// Cilium's socket load balancer: connect() itself goes to a pod.
+        "cilium-socket" => CiliumSocket,
+        /// Nothing: a headless service. Clients resolve its name and connect to pods; with requests_per_connection, to
+        /// each pod through a pool of its own.
+        "headless" => Headless,
+    }
+}
+
+section! {
+    /// Cilium as the balancer, in mode "cilium-packet".
+    #[derive(Copy)]
+    pub struct Cilium {
+        /// Its release. What depends on it: see docs/model.md. Backports to patch releases are not known.
+        version: CiliumVersion = CiliumVersion(ipvs_model::kernel::Version(1, 11, 6)),
+        /// bpf-ct-timeout-service-tcp: life of a TCP service entry after its last packet. Default: the flag's of 2022;
+        /// 8000 s in current releases.
+        service_timeout: Span = secs(21_600); in secs(1)..=secs(864_000),
+        /// bpf-ct-timeout-service-tcp-grace: so long after its last packet a closed entry keeps its backend, from 1.12 on.
+        service_grace: Span = secs(60); in secs(0)..=secs(864_000),
+        /// conntrack-gc-interval: between two runs of the collector, which alone ends an entry. The default is the agent's
+        /// first interval; its later ones adapt, which is not modelled.
+        gc_interval: Span = secs(300); in secs(1)..=secs(86_400),
     }
 }
 
@@ -171,6 +200,9 @@ section! {
         /// Session affinity by client address: how long a client stays with its pod; Kubernetes' default is 10800 s
         /// when it is switched on.
         session_affinity: Option<Span> = None,
+        /// How long clients of a headless service keep a name server's answer. Default: the ttl of CoreDNS's kubernetes
+        /// plugin; many runtimes keep it longer.
+        dns_ttl: Span = secs(5); in secs(0)..=secs(86_400),
     }
 }
 

@@ -13,6 +13,7 @@ const HEAD: &str = "# The scenario as the simulator understands it. Lines that s
 const SECTIONS: &[&str] = &[
     "node",
     "kube_proxy",
+    "cilium",
     "service",
     "client",
     "server",
@@ -42,6 +43,7 @@ impl Scenario {
             }
         }
         section(&mut out, "[kube_proxy]", &self.kube_proxy.lines());
+        section(&mut out, "[cilium]", &self.cilium.lines());
         section(&mut out, "[service]", &self.service.lines());
         for client in &self.client {
             let lines: &[_] = &Client::lines(client);

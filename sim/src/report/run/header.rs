@@ -57,7 +57,15 @@ fn node(scenario: &Scenario, sysctls: &Sysctls) -> Fact {
             sysctls.vs.conn_reuse_mode,
             u8::from(sysctls.vs.expire_nodest_conn),
         ),
-        DataPlane::Iptables => "iptables mode".to_owned(),
+        DataPlane::Iptables | DataPlane::Nftables => format!("{} mode", word(&node.mode)),
+        DataPlane::CiliumPacket => {
+            format!("Cilium {}, packet by packet", scenario.cilium.version.0)
+        }
+        DataPlane::CiliumSocket => "Cilium's socket load balancer".to_owned(),
+        DataPlane::Headless => format!(
+            "no balancer: clients resolve a headless service, and keep answers for {}",
+            length(scenario.service.dns_ttl)
+        ),
     };
     let words = format!("kernel {} at {} Hz, {balancer}", node.kernel, node.hz.0);
     ("node", words)

@@ -1,6 +1,7 @@
 //! Checks across fields: values that are good alone and impossible, or without effect, together.
 
 mod node;
+mod planes;
 mod udp;
 
 use std::net::Ipv4Addr;
@@ -9,8 +10,8 @@ use ipvs_model::time::Span;
 
 use super::field::Cx;
 use super::{
-    Amount, Arrivals, Client, DataPlane, Deployment, Location, Masquerade, PortChoice, ReturnPath,
-    Rollout, Scenario, Scripted, span_text,
+    Amount, Arrivals, Client, Deployment, Location, Masquerade, PortChoice, ReturnPath, Rollout,
+    Scenario, Scripted, span_text,
 };
 use crate::diag::Diag;
 
@@ -32,6 +33,7 @@ pub fn check(scenario: &Scenario, cx: &mut Cx) {
     node::sysctls(scenario, cx);
     node::kernels(scenario, cx);
     node::proxy_starts(scenario, cx);
+    planes::check(scenario, cx);
     udp::check(scenario, cx);
     without_effect(scenario, cx);
 }
@@ -390,24 +392,6 @@ fn without_effect(scenario: &Scenario, cx: &mut Cx) {
             cx.diags.push(diag);
         }
     };
-    if scenario.node.mode == DataPlane::Iptables {
-        let title = "`kube_proxy.scheduler` has no effect: `node.mode` is \"iptables\", which chooses at random";
-        warn(
-            "kube_proxy.scheduler",
-            title,
-            "leave it out, or write mode = \"ipvs\"",
-        );
-        for (key, _) in scenario.node_sysctl_overrides() {
-            if key.starts_with("net.ipv4.vs.") {
-                let title = format!("sysctl {key} has no effect: `node.mode` is \"iptables\"");
-                warn(
-                    &format!("node.sysctl.{key}"),
-                    &title,
-                    "leave it out, or write mode = \"ipvs\"",
-                );
-            }
-        }
-    }
     let path = scenario.network.return_path;
     if proxy.masquerade != Masquerade::None && path != ReturnPath::Node {
         let title = "`network.return_path` has no effect: with `kube_proxy.masquerade` the pods answer to the node";

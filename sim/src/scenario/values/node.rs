@@ -345,3 +345,42 @@ impl Field for GateTable {
         json!({ "type": "object", "properties": properties, "additionalProperties": false })
     }
 }
+
+/// A release of Cilium, from 1.8 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub struct CiliumVersion(pub Version);
+
+impl CiliumVersion {
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.trim().trim_start_matches('v');
+        let mut parts = text.splitn(3, '.').map(str::parse::<u16>);
+        let (major, minor) = (parts.next()?.ok()?, parts.next()?.ok()?);
+        let patch = parts.next().map_or(Some(0), Result::ok)?;
+        (major == 1 && (8..=99).contains(&minor)).then_some(Self(Version(major, minor, patch)))
+    }
+}
+
+impl Field for CiliumVersion {
+    fn kind() -> String {
+        "Cilium release".to_owned()
+    }
+
+    fn decode(tree: &Tree, cx: &mut Cx) -> Option<Self> {
+        let help = "write 1.8 to 1.99, such as \"1.11.6\"";
+        match tree.text() {
+            Some(text) => match Self::parse(text) {
+                Some(version) => Some(version),
+                None => cx.bad(tree, "not a Cilium release that is modelled", help),
+            },
+            None => cx.expected(tree, "a release in quotes", "\"1.11.6\""),
+        }
+    }
+
+    fn encode(&self) -> Option<String> {
+        Some(quoted(&self.0.to_string()))
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": r"^v?1\.\d+(\.\d+)?$" })
+    }
+}
