@@ -16,7 +16,8 @@ impl Exit {
     pub const USAGE: u8 = 2;
     /// A threshold that was asked for is broken.
     pub const THRESHOLD_BROKEN: u8 = 3;
-    /// The budget was spent before a threshold was decided: the interval lies on both sides of it.
+    /// Undecided: the budget was spent before a threshold was decided (the interval lies on both sides of it), or
+    /// shards of a sweep are missing.
     pub const UNDECIDED: u8 = 4;
     /// A capture and the model differ.
     pub const DIVERGENCE: u8 = 5;
@@ -48,9 +49,12 @@ pub enum CommonError {
     /// Nothing matched.
     #[error("{0}")]
     NothingMatched(String),
-    /// Interrupted by the user.
-    #[error("interrupted")]
-    Interrupted,
+    /// Results could not be kept. The message says how to go on.
+    #[error("{0}")]
+    Unkept(String),
+    /// Results are not complete. The message says what is missing and how to get it.
+    #[error("{0}")]
+    Incomplete(String),
     /// A bug of ours.
     #[error("{0:#}")]
     Internal(#[from] anyhow::Error),
@@ -65,7 +69,8 @@ impl CommonError {
             Self::Output(OutputError::BrokenPipe) => Exit::OK,
             Self::Output(_) => Exit::OUTPUT_UNWRITABLE,
             Self::NothingMatched(_) => Exit::NOTHING_MATCHED,
-            Self::Interrupted => Exit::INTERRUPTED,
+            Self::Unkept(_) => Exit::OUTPUT_UNWRITABLE,
+            Self::Incomplete(_) => Exit::UNDECIDED,
             Self::Internal(_) => Exit::INTERNAL,
         }
     }

@@ -18,7 +18,9 @@ pub mod diff;
 pub mod exit;
 pub mod fit;
 pub mod import;
+pub mod interrupt;
 pub mod kernels;
+pub mod merge;
 pub mod overrides;
 pub mod record;
 pub mod run;
@@ -54,6 +56,8 @@ pub enum Command {
     Run(run::Args),
     /// Predict how often a rollout fails, over ranges of settings.
     Sweep(sweep::Args),
+    /// Put the shards of a sweep together: one report, or what is missing.
+    Merge(merge::Args),
     /// Check, describe or show scenario files.
     Scenario(scenario::Args),
     /// Compare captures from real nodes with the model: verdicts, tables, trajectories.
@@ -113,6 +117,18 @@ fn simulate_packets(scenario: &Scenario, seed: u64) -> Result<RunSummary, RunErr
     result.map(|run| run.summary).map_err(RunError)
 }
 
+/// Sweeps with the engine that was asked for.
+fn sweep(args: sweep::Args) -> Result<u8, CommonError> {
+    let interrupt = interrupt::Interrupt::watch()
+        .map_err(|error| anyhow::Error::from(error).context("cannot wait for signals"))?;
+    let simulate: sweep::Simulate<'_> = if args.no_quiet {
+        &simulate_packets
+    } else {
+        &simulate
+    };
+    sweep::run(args, simulate, &interrupt)
+}
+
 /// Prints warnings on standard error.
 pub fn warn(warnings: &Diagnostics) {
     // If standard error is gone there is nobody to tell.
@@ -131,8 +147,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let result = match cli.command {
         Command::Run(args) => run::run(args),
-        Command::Sweep(args) if args.no_quiet => sweep::run(args, &simulate_packets),
-        Command::Sweep(args) => sweep::run(args, &simulate),
+        Command::Sweep(args) => sweep(args),
+        Command::Merge(args) => merge::run(args),
         Command::Scenario(args) => scenario::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Record(args) => record::run(args),

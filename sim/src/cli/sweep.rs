@@ -1,25 +1,33 @@
 //! `sim sweep`: how often a rollout fails, over settings.
 
-use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::interrupt::Interrupt;
 use super::{CommonError, Exit, Overrides};
-use crate::experiment::clock::{Stopwatch as _, WallClock};
-use crate::experiment::grid::GridError;
-use crate::experiment::sweep::{Plan, Stopped, Sweep, SweepError, run_sweep};
-use crate::experiment::{Axis, Grid, Point, RunError, Runner};
+use crate::experiment::RunError;
+use crate::experiment::clock::{Stopwatch, WallClock};
+use crate::experiment::ledger::{Forget, Ledger};
+use crate::experiment::share::{Share, ShareError};
+use crate::experiment::store::manifest::{Manifest, Recipe};
+use crate::experiment::store::{Store, StoreError};
+use crate::experiment::sweep::{Plan, Stopped, Sweep, SweepError, run_kept};
 use crate::outcome::RunSummary;
 use crate::output::Output;
-use crate::report::sweep::{self as report, Base, Report};
+use crate::report::sweep::{self as report, Report};
 use crate::report::text::{Look, count_of, thousands};
-use crate::scenario::overrides::SHORTCUTS;
-use crate::scenario::{DataPlane, Document, FieldName, Scenario, parse_span};
+use crate::scenario::{Scenario, parse_span};
+pub(super) use prepared::Prepared;
+use shard::Shard;
 
+mod emit;
+mod prepared;
 mod progress;
+mod shard;
+pub(super) mod words;
 
 /// Arguments of `sim sweep`.
 #[derive(Debug, clap::Args)]
@@ -33,27 +41,49 @@ pub struct Args {
     /// The rollout to start from; without it, the founding case's.
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
-    /// Stop when the interval of every failure probability is this narrow: half its width, relative to the estimate.
-    #[arg(long, value_name = "SHARE", default_value = "20%", value_parser = precision)]
-    precision: f64,
-    /// Stop after this time; "none" for as long as it takes.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = budget)]
-    budget: Budget,
+    /// Run a point until the interval of its failure probability is this narrow: half its width, relative to the estimate
+    /// [default: 20%].
+    #[arg(long, value_name = "SHARE", value_parser = precision)]
+    precision: Option<f64>,
+    /// Stop after this time; "none" for as long as it takes [default: 10s; with --dir, none].
+    #[arg(long, value_name = "TIME", value_parser = budget)]
+    budget: Option<Budget>,
     /// Exactly this many rollouts at every point, whatever precision and budget say.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
     runs: Option<u64>,
-    /// At most this many rollouts at every point.
-    #[arg(long, value_name = "N", default_value_t = 1 << 16, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
-    max_runs: u64,
-    /// The root of all random choices, decimal or 0x hexadecimal.
-    #[arg(long, value_name = "SEED", default_value = "0x1", value_parser = seed)]
-    seed: u64,
+    /// At most this many rollouts at every point [default: 65536].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
+    max_runs: Option<u64>,
+    /// The root of all random choices, decimal or 0x hexadecimal [default: 0x1].
+    #[arg(long, value_name = "SEED", value_parser = seed)]
+    seed: Option<u64>,
     /// Threads; without it, one for each processor. The result is the same with any number.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
     threads: Option<u64>,
     /// Take every packet one by one, also of connections that meet nothing on their way: slower, with the same result.
     #[arg(long)]
     pub(super) no_quiet: bool,
+    /// Keep the result of every rollout in this folder as soon as it is there. The same command goes on where it was
+    /// stopped, whatever stopped it.
+    #[arg(long, value_name = "DIR", help_heading = KEEPING)]
+    dir: Option<PathBuf>,
+    /// Go on with the sweep in this folder; --runs, --precision, --max-runs and --budget may be given anew.
+    #[arg(long, value_name = "DIR", help_heading = KEEPING,
+          conflicts_with_all = ["dir", "scenario", "vary", "seed", "shard", "shards", "set"])]
+    resume: Option<PathBuf>,
+    /// Only the rollouts of one shard, into its own folder under --dir: m/n, or auto for what Kubernetes, Slurm, AWS Batch
+    /// or CI say. `sim merge` puts the shards together.
+    #[arg(long, value_name = "M/N", value_parser = shard::parse, requires = "dir", help_heading = KEEPING)]
+    shard: Option<Shard>,
+    /// How many shards there are, if whoever started this one does not say.
+    #[arg(long, value_name = "N", help_heading = KEEPING)]
+    shards: Option<u64>,
+    /// Run nothing: write this sweep, in --shards N, as a file for a scheduler.
+    #[arg(long, value_enum, value_name = "FOR", help_heading = KEEPING, conflicts_with_all = ["shard", "resume"])]
+    emit: Option<emit::Target>,
+    /// The container image of the Kubernetes Job.
+    #[arg(long, value_name = "IMAGE", default_value = concat!("sim:", env!("CARGO_PKG_VERSION")), help_heading = KEEPING)]
+    image: String,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -62,17 +92,22 @@ pub struct Args {
     out: Option<PathBuf>,
 }
 
+const KEEPING: &str = "Keeping and dividing";
+
 const EXAMPLES: &str = "Examples:
   sim sweep --ports 28232 --rps 2000
   sim sweep --ports 28232 --rps '500..4000 step 500' --conn-reuse-mode 0,1 --format csv --out sweep.csv
   sim sweep --scenario mine.toml --kernel 4.19.57,5.15.0 --vary rollout.deployment.pre_stop=0s,20s,60s
+  sim sweep --rps 2000 --runs 500 --dir work              # stop it, and give the same command again
+  sim sweep --rps 2000 --runs 500 --dir work --shard 3/64 # on each of 64 machines; then: sim merge work
+  sim sweep --rps 2000 --runs 6400 --emit kubernetes --shards 64 --image example/sim:1 --out sweep.yaml
 
 The short names of scenario fields and --vary take one value (2000), a list (0,1) or a range (100..2000 step 100,
 1k..8k x2); --set takes one value. Without --conn-reuse-mode, modes 0 and 1 are compared.";
 
 /// How the result is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub enum Format {
     /// A screen for people.
     #[default]
     Text,
@@ -82,16 +117,19 @@ enum Format {
     Csv,
 }
 
-/// Time to spend; none for no limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Budget(Option<Duration>);
+/// Time to spend; none for no limit. With the words it was given in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Budget(Option<Duration>, String);
+
+/// The budget of a sweep that keeps nothing.
+const BUDGET: Duration = Duration::from_secs(10);
 
 fn budget(text: &str) -> Result<Budget, String> {
     if text == "none" {
-        return Ok(Budget(None));
+        return Ok(Budget(None, text.to_owned()));
     }
     let span = parse_span(text).ok_or("write a time such as 10s or 5m, or none")?;
-    Ok(Budget(Some(Duration::from_nanos(span.0))))
+    Ok(Budget(Some(Duration::from_nanos(span.0)), text.to_owned()))
 }
 
 fn precision(text: &str) -> Result<f64, String> {
@@ -114,224 +152,343 @@ fn seed(text: &str) -> Result<u64, String> {
 /// What simulates one rollout with one seed.
 pub type Simulate<'a> = &'a (dyn Fn(&Scenario, u64) -> Result<RunSummary, RunError> + Sync);
 
-/// Runs `sim sweep` with the engine `simulate`.
+/// Runs `sim sweep` with the engine `simulate`, until it is done or `interrupt` is seen.
 ///
 /// # Errors
 /// Wrong usage, a scenario that cannot be run at some point, or an output that cannot be written: all found before
-/// the first run.
-pub fn run(args: Args, simulate: Simulate<'_>) -> Result<u8, CommonError> {
-    let mut document = match &args.scenario {
-        Some(path) => Document::load(path)?,
-        None => Document::default(),
-    };
-    let set = fixed(&args, &mut document)?;
-    let grid = Grid::new(axes(&args, &document)?).map_err(usage)?;
-    let points = grid.points();
-    let scenarios = scenarios(&document, &points)?;
+/// the first run. A disk that fills up later: what was done is kept.
+pub fn run(args: Args, simulate: Simulate<'_>, interrupt: &Interrupt) -> Result<u8, CommonError> {
+    let (recipe, keep) = asked(&args)?;
+    let prepared = Prepared::of(recipe)?;
+    if let Some(target) = args.emit {
+        emit::run(&args, target, &prepared)?;
+        return Ok(Exit::OK);
+    }
+    let plan = plan(&args, &prepared, keep.as_ref())?;
     let mut output = Output::create(args.out.as_deref())?;
-
-    let plan = Plan {
-        root_seed: args.seed,
-        exact_runs: args.runs,
-        max_runs: args.max_runs,
-        precision: args.precision,
-        budget: args.budget.0,
-        threads: threads(&args),
-        ..Plan::default()
+    let store = keep
+        .as_ref()
+        .map(|keep| open(keep, &prepared))
+        .transpose()?;
+    let ledger: &dyn Ledger = match &store {
+        Some(store) => store,
+        None => &Forget,
     };
-    let clock = WallClock::start();
+
+    let clock = Session {
+        clock: WallClock::start(),
+        interrupt,
+    };
     let mut watch = progress::Watch::new();
-    let runner = Prepared {
-        scenarios: &scenarios,
-        simulate,
-    };
-    let result = run_sweep(&runner, &points, &plan, &clock, &mut |progress| {
-        watch.show(progress)
-    });
-    watch.clear();
-    let sweep = result.map_err(|error| match error {
-        SweepError::Run { .. } => usage(error),
-        SweepError::Threads(_) => CommonError::Internal(error.into()),
-    })?;
-    tell(&args, &sweep, clock.elapsed());
-
-    let base = Base {
-        name: scenarios
-            .first()
-            .map_or_else(String::new, |scenario| scenario.name.clone()),
-        file: args
-            .scenario
-            .as_ref()
-            .map(|path| path.display().to_string()),
-        words: report::settings_in_words(&scenarios),
-        set,
-    };
-    output.write(&render(
-        &args,
-        &Report {
-            base: &base,
-            axes: grid.axes(),
-            sweep: &sweep,
+    let runner = prepared.runner(simulate);
+    let result = run_kept(
+        &runner,
+        &prepared.points,
+        &plan,
+        &clock,
+        ledger,
+        &mut |at| {
+            watch.show(at);
         },
-    )?)?;
-    output.finish()?;
-    Ok(Exit::OK)
+    );
+    watch.clear();
+    let sweep = result.map_err(|error| ended(error, keep.as_ref()))?;
+    tell(&plan, &sweep, store.as_ref(), &clock);
+    if interrupt.seen() {
+        if let Some(keep) = &keep {
+            say(&format!(
+                "interrupted; what was done is kept. Go on with: {}",
+                keep.again()
+            ));
+            return Ok(Exit::INTERRUPTED);
+        }
+        if sweep.runs == 0 {
+            say(
+                "interrupted before the first rollout; nothing to report (--dir DIR keeps rollouts one by one)",
+            );
+            return Ok(Exit::INTERRUPTED);
+        }
+    }
+    if plan.share.is_whole() {
+        let report = Report {
+            base: &prepared.base,
+            axes: prepared.grid.axes(),
+            sweep: &sweep,
+        };
+        output.write(&render(args.format, args.out.is_none(), &report)?)?;
+        output.finish()?;
+    }
+    Ok(if interrupt.seen() {
+        Exit::INTERRUPTED
+    } else {
+        Exit::OK
+    })
 }
 
-fn usage(error: impl std::fmt::Display) -> CommonError {
+/// Time, and the user.
+struct Session<'a> {
+    clock: WallClock,
+    interrupt: &'a Interrupt,
+}
+
+impl Stopwatch for Session<'_> {
+    fn elapsed(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    fn interrupted(&self) -> bool {
+        self.interrupt.seen()
+    }
+}
+
+/// Where results are kept.
+struct Keep {
+    /// The store's folder.
+    store: PathBuf,
+    /// The folder as it was given: of all shards.
+    dir: PathBuf,
+    share: Share,
+}
+
+impl Keep {
+    fn new(dir: &Path, share: Share) -> Self {
+        let store = if share.is_whole() {
+            dir.to_owned()
+        } else {
+            dir.join(format!("shard-{}-of-{}", share.index() + 1, share.of()))
+        };
+        let dir = dir.to_owned();
+        Self { store, dir, share }
+    }
+
+    /// The command that goes on.
+    fn again(&self) -> String {
+        let words = ["sim", "sweep", "--resume"].map(str::to_owned);
+        let store = self.store.display().to_string();
+        words::line(&[words.as_slice(), &[store]].concat())
+    }
+}
+
+/// What is to be swept, and where it is kept: from the flags, or from the folder to go on with.
+fn asked(args: &Args) -> Result<(Recipe, Option<Keep>), CommonError> {
+    let Some(dir) = &args.resume else {
+        let share = match &args.shard {
+            None => Share::WHOLE,
+            Some(Shard::Given(share)) => *share,
+            Some(Shard::Auto) => {
+                let (share, found) =
+                    shard::auto(args.shards, &|name| std::env::var(name).ok()).map_err(usage)?;
+                say(&format!("shard {share}, from {found}"));
+                share
+            }
+        };
+        let keep = args.dir.as_ref().map(|dir| Keep::new(dir, share));
+        return Ok((recipe(args)?, keep));
+    };
+    if !args.overrides.given.is_empty() {
+        return Err(usage(
+            "--resume goes on with the sweep as it was asked for; leave the scenario's fields out, or begin anew with --dir",
+        ));
+    }
+    let manifest = Manifest::read(dir).map_err(kept)?.ok_or_else(|| {
+        usage(format!(
+            "{}: there is no sweep to go on with (no manifest.json)",
+            dir.display()
+        ))
+    })?;
+    let share = match &manifest.shard {
+        None => Share::WHOLE,
+        Some(text) => text.parse().map_err(|error: ShareError| usage(error))?,
+    };
+    let mut recipe = manifest.recipe;
+    recipe.runs = args.runs.or(recipe.runs);
+    recipe.max_runs = args.max_runs.or(recipe.max_runs);
+    recipe.precision = args.precision.or(recipe.precision);
+    if let Some(Budget(_, text)) = &args.budget {
+        recipe.budget = Some(text.clone());
+    }
+    let keep = Keep {
+        store: dir.clone(),
+        dir: dir.clone(),
+        share,
+    };
+    Ok((recipe, Some(keep)))
+}
+
+fn recipe(args: &Args) -> Result<Recipe, CommonError> {
+    let text = args.scenario.as_deref().map(prepared::scenario_text);
+    let file = |path: &PathBuf| path.display().to_string();
+    Ok(Recipe {
+        scenario_file: args.scenario.as_ref().map(file),
+        scenario_text: text.transpose()?,
+        fields: args
+            .overrides
+            .given
+            .iter()
+            .map(prepared::kept_field)
+            .collect(),
+        vary: args.vary.clone(),
+        seed: format!("{:#x}", args.seed.unwrap_or(1)),
+        runs: args.runs,
+        max_runs: args.max_runs,
+        precision: args.precision,
+        budget: args.budget.as_ref().map(|budget| budget.1.clone()),
+    })
+}
+
+fn plan(args: &Args, prepared: &Prepared, keep: Option<&Keep>) -> Result<Plan, CommonError> {
+    let (recipe, plan) = (&prepared.recipe, plan_of(prepared));
+    let share = keep.map_or(Share::WHOLE, |keep| keep.share);
+    if !share.is_whole() {
+        check_limit(recipe)?;
+    }
+    let budget = match recipe.budget.as_deref().map(budget) {
+        Some(given) => given.map_err(usage)?.0,
+        None => keep.is_none().then_some(BUDGET),
+    };
+    Ok(Plan {
+        budget,
+        threads: threads(args.threads),
+        share,
+        ..plan
+    })
+}
+
+/// A sweep in shards must end by a rule that one shard can follow.
+fn check_limit(recipe: &Recipe) -> Result<(), CommonError> {
+    if recipe.runs.is_some() || recipe.max_runs.is_some() || recipe.budget.is_some() {
+        return Ok(());
+    }
+    Err(usage(
+        "a shard sees no results but its own, so it cannot tell when all together are precise enough: say how many \
+         rollouts all shards have together with --runs N, or how long each of them has with --budget TIME",
+    ))
+}
+
+/// The plan that a recipe names, without what depends on this process.
+pub(super) fn plan_of(prepared: &Prepared) -> Plan {
+    let (recipe, plan) = (&prepared.recipe, Plan::default());
+    Plan {
+        root_seed: prepared.seed,
+        exact_runs: recipe.runs,
+        max_runs: recipe.max_runs.unwrap_or(plan.max_runs),
+        precision: recipe.precision.unwrap_or(plan.precision),
+        ..plan
+    }
+}
+
+/// Opens the folder of results, if it is this sweep's.
+fn open(keep: &Keep, prepared: &Prepared) -> Result<Store, CommonError> {
+    let identity = prepared.identity();
+    if let Some(found) = Manifest::read(&keep.store).map_err(kept)?
+        && found.identity != identity
+    {
+        return Err(usage(format!(
+            "{} has the results of another sweep: its scenario, settings or seed differ. That one was\n  {}\nGive this one \
+             another --dir",
+            keep.store.display(),
+            words::line(&words::words(&found.recipe))
+        )));
+    }
+    let shard = (!keep.share.is_whole()).then(|| keep.share.to_string());
+    let manifest = Manifest::new(identity, prepared.recipe.clone(), shard);
+    let store = Store::open(&keep.store, &manifest).map_err(kept)?;
+    for remark in store.remarks() {
+        say(&remark);
+    }
+    if !store.is_empty() {
+        say(&format!(
+            "going on with {}: {} are there",
+            keep.dir.display(),
+            count_of(store.len() as u64, "rollout", "rollouts")
+        ));
+    }
+    Ok(store)
+}
+
+fn ended(error: SweepError, keep: Option<&Keep>) -> CommonError {
+    match (error, keep) {
+        (SweepError::Keep(error), Some(keep)) => CommonError::Unkept(format!(
+            "{error}. What was done before is kept. Free some space, then go on with: {}",
+            keep.again()
+        )),
+        (SweepError::Keep(error), None) => kept(error),
+        (error @ SweepError::Run { .. }, _) => usage(error),
+        (error @ SweepError::Threads(_), _) => CommonError::Internal(error.into()),
+    }
+}
+
+/// What a store could not do, as an error of the command.
+pub(super) fn kept(error: StoreError) -> CommonError {
+    match error {
+        StoreError::Write { .. } => CommonError::Unkept(error.to_string()),
+        _ => usage(error),
+    }
+}
+
+pub(super) fn usage(error: impl std::fmt::Display) -> CommonError {
     CommonError::Usage(error.to_string())
 }
 
-fn threads(args: &Args) -> usize {
+fn threads(asked: Option<u64>) -> usize {
     let all = || std::thread::available_parallelism().map_or(1, usize::from);
-    args.threads
+    asked
         .and_then(|threads| usize::try_from(threads).ok())
         .unwrap_or_else(all)
 }
 
-fn render(args: &Args, report: &Report<'_>) -> Result<Vec<u8>, CommonError> {
-    Ok(match args.format {
-        // Whoever writes to standard output takes the colours out if it is no terminal; a file gets none.
-        Format::Text => report::text(
-            report,
-            Look {
-                unicode: true,
-                colour: args.out.is_none(),
-            },
-        )
-        .into_bytes(),
+/// The report in a format; `terminal` if it goes to standard output. Whoever writes there takes the colours out if it
+/// is no terminal; a file gets none.
+pub(super) fn render(
+    format: Format,
+    terminal: bool,
+    report: &Report<'_>,
+) -> Result<Vec<u8>, CommonError> {
+    let look = Look {
+        unicode: true,
+        colour: terminal,
+    };
+    Ok(match format {
+        Format::Text => report::text(report, look).into_bytes(),
         Format::Json => report::json(report).into_bytes(),
         Format::Csv => report::csv(report).map_err(|error| CommonError::Internal(error.into()))?,
     })
 }
 
-/// The field that the founding case turns on: compared unless something else is asked.
-const REUSE_MODE: &str = "conn-reuse-mode";
-const REUSE_MODE_KEY: &str = "net.ipv4.vs.conn_reuse_mode";
-
-/// Lays what `--set` gives over the scenario that all points start from, and returns it for the report.
-fn fixed(args: &Args, document: &mut Document) -> Result<Vec<String>, CommonError> {
-    let mut set = Vec::new();
-    for (field, value) in &args.overrides.given {
-        if let FieldName::Path(path) = field {
-            document.set(path, value)?;
-            set.push(format!("{path}={value}"));
-        }
-    }
-    Ok(set)
-}
-
-/// The axes: short names in the order of the command line, then `--vary` in its own. If nothing says what
-/// conn_reuse_mode is to be and the node balances with IPVS, both modes are compared.
-fn axes(args: &Args, document: &Document) -> Result<Vec<Axis>, CommonError> {
-    let axis = |flag: &str, path: &str, values: &str| {
-        Axis::parse(path, values).map_err(|error| CommonError::Usage(format!("{flag}: {error}")))
-    };
-    let mut axes = Vec::new();
-    for (field, values) in &args.overrides.given {
-        if let FieldName::Short(name) = field {
-            axes.push(axis(&format!("--{name}"), name, values)?);
-        }
-    }
-    for vary in &args.vary {
-        let Some((path, values)) = vary.split_once('=') else {
-            return Err(CommonError::Usage(format!(
-                "--vary {vary}: there is no `=`; write --vary PATH=VALUES, such as --vary node.hz=100,250"
-            )));
-        };
-        axes.push(axis(&format!("--vary {path}"), path.trim(), values)?);
-    }
-    let paths: Vec<&str> = axes.iter().map(|axis| field_of(&axis.path)).collect();
-    if let Some(place) = (1..paths.len()).find(|place| paths[..*place].contains(&paths[*place])) {
-        let path = axes[place].path.clone();
-        return Err(usage(GridError::Twice { path }));
-    }
-    let decides = |path: &&str| path.contains(REUSE_MODE_KEY) || *path == "node.mode";
-    if !paths.iter().any(decides) {
-        let scenario = document.resolve()?.scenario;
-        let given = scenario
-            .node_sysctl_overrides()
-            .iter()
-            .any(|(key, _)| key == REUSE_MODE_KEY);
-        if scenario.node.mode == DataPlane::Ipvs && !given {
-            axes.push(axis("--conn-reuse-mode", REUSE_MODE, "0,1")?);
-        }
-    }
-    Ok(axes)
-}
-
-/// The path of the field that an axis varies, whether or not it is called by its short name.
-fn field_of(path: &str) -> &str {
-    SHORTCUTS
-        .iter()
-        .find(|shortcut| shortcut.name == path)
-        .map_or(path, |shortcut| shortcut.path())
-}
-
-/// The scenario of every point, checked. Warnings go to standard error, each once.
-fn scenarios(document: &Document, points: &[Point]) -> Result<Vec<Scenario>, CommonError> {
-    let mut scenarios = Vec::with_capacity(points.len());
-    let mut warnings = BTreeSet::new();
-    for point in points {
-        let mut document = document.clone();
-        for setting in &point.settings {
-            if SHORTCUTS
-                .iter()
-                .any(|shortcut| shortcut.name == setting.path)
-            {
-                document.set_named(&setting.path, &setting.value)?;
-            } else {
-                document.set(&setting.path, &setting.value)?;
-            }
-        }
-        let loaded = document.resolve()?;
-        if warnings.insert(loaded.warnings.render(false)) {
-            super::warn(&loaded.warnings);
-        }
-        scenarios.push(loaded.scenario);
-    }
-    Ok(scenarios)
-}
-
-/// The scenarios of the points, with the engine.
-struct Prepared<'a> {
-    scenarios: &'a [Scenario],
-    simulate: Simulate<'a>,
-}
-
-impl Runner for Prepared<'_> {
-    fn run(&self, point: &Point, seed: u64) -> Result<RunSummary, RunError> {
-        (self.simulate)(&self.scenarios[point.index], seed)
-    }
+/// A line on standard error. If that is gone there is nobody to tell.
+pub(super) fn say(line: &str) {
+    let _ = writeln!(anstream::stderr(), "sim: {line}");
 }
 
 /// One line on standard error: what was done, how fast, and what ended it. It holds all that depends on the clock.
-fn tell(args: &Args, sweep: &Sweep, elapsed: Duration) {
-    let seconds = elapsed.as_secs_f64();
-    let rollouts = sweep.runs * sweep.points.len() as u64;
+fn tell(plan: &Plan, sweep: &Sweep, store: Option<&Store>, clock: &dyn Stopwatch) {
+    let seconds = clock.elapsed().as_secs_f64();
     let connections: u64 = sweep
         .points
         .iter()
         .map(|result| result.tally.connections)
         .sum();
     let ended = match sweep.stopped {
+        _ if clock.interrupted() => "interrupted".to_owned(),
+        _ if !plan.share.is_whole() => format!("shard {}", plan.share),
         Stopped::Precision => "precise enough".to_owned(),
         Stopped::Asked { .. } => "as many as asked".to_owned(),
-        Stopped::Budget if args.runs == Some(sweep.runs) => "as many as asked".to_owned(),
-        Stopped::Budget if sweep.runs == args.max_runs => "stopped by --max-runs".to_owned(),
+        Stopped::Budget if plan.exact_runs == Some(sweep.runs) => "as many as asked".to_owned(),
+        Stopped::Budget if sweep.runs == plan.max_runs => "stopped by --max-runs".to_owned(),
         Stopped::Budget => "stopped by the time budget (--budget)".to_owned(),
     };
-    let mut line = format!(
-        "sim: {} in {seconds:.1} s",
-        count_of(rollouts, "rollout", "rollouts")
-    );
-    if seconds > 0.0 && connections > 0 {
+    let mut line = count_of(sweep.rollouts(), "rollout", "rollouts");
+    line += &format!(" in {seconds:.1} s");
+    // Those that were there before took no time.
+    if seconds > 0.0 && connections > 0 && store.is_none_or(Store::is_empty) {
         let rate = (connections as f64 / seconds) as u64;
         line += &format!(", {} connections/s", thousands(rate));
     }
-    // If standard error is gone there is nobody to tell.
-    let _ = writeln!(anstream::stderr(), "{line}; {ended}");
+    say(&format!("{line}; {ended}"));
 }
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod kept_tests;

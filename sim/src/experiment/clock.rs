@@ -10,10 +10,15 @@
 
 use std::time::Duration;
 
-/// Tells how long a sweep has been running.
+/// What may end a sweep from outside: time, and whoever waits for it.
 pub trait Stopwatch: Sync {
     /// Time since the start.
     fn elapsed(&self) -> Duration;
+
+    /// Whether no further run is to begin, although there is time.
+    fn interrupted(&self) -> bool {
+        false
+    }
 }
 
 /// Real time.

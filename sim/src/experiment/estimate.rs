@@ -24,6 +24,11 @@ impl Probability {
         (self.of > 0).then(|| self.count as f64 / self.of as f64)
     }
 
+    /// Half the width of the interval over the share; none if that is 0 or unknown.
+    pub fn relative_half_width(&self) -> Option<f64> {
+        self.interval.relative_half_width(self.share()?)
+    }
+
     fn per_request(sums: &RatioSums, alpha: f64) -> Self {
         Self {
             count: sums.y,
@@ -82,9 +87,7 @@ impl Estimates {
 
     /// Half the width of the failure probability's interval over its estimate; none if nothing failed.
     pub fn relative_half_width(&self) -> Option<f64> {
-        self.failure
-            .interval
-            .relative_half_width(self.failure.share()?)
+        self.failure.relative_half_width()
     }
 }
 
@@ -106,14 +109,15 @@ pub const RARE_ROLLOUT: f64 = 0.10;
 impl Settled {
     /// Judges a point after its runs: `precision` is the wanted relative half-width, above 0.
     pub fn judge(tally: &Tally, precision: f64) -> Self {
-        let estimates = Estimates::of(tally);
-        if estimates
+        let alpha = looks::alpha_at(tally.runs(), ALPHA);
+        let failure = Probability::per_request(&tally.failure, alpha);
+        if failure
             .relative_half_width()
             .is_some_and(|width| width <= precision)
         {
             return Self::Precise;
         }
-        if estimates.all_alike && estimates.unseen <= RARE_ROLLOUT {
+        if tally.failure.all_alike() && binomial::unseen(tally.runs(), alpha) <= RARE_ROLLOUT {
             return Self::Alike;
         }
         Self::No

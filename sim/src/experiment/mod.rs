@@ -4,16 +4,18 @@
 //! one run back. Everything it keeps of runs is an integer ([`tally::Tally`]); floating point starts where a
 //! tally becomes an estimate.
 //!
-//! Two settings are compared run by run, on the same seeds: [`paired`].
-//!
-//! Leaves out: splitting for rare events, shards and resumption. The unit of work ([`sweep::Block`]) is made for them.
+//! Two settings are compared run by run, on the same seeds: [`paired`]. Results can be kept on disk ([`store`]) and a sweep
+//! be divided among machines ([`share`]).
 
 pub mod clock;
 pub mod estimate;
 pub mod grid;
+pub mod ledger;
 pub mod paired;
 pub mod seeds;
+pub mod share;
 pub mod stats;
+pub mod store;
 pub mod sweep;
 pub mod tally;
 

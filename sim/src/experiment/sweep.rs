@@ -1,15 +1,15 @@
 //! Runs every point of a grid until its estimates are good enough or the budget is spent.
 //!
-//! The unit of work is a [`Block`]: one point, a few consecutive runs. Its result is a [`Tally`] of integers and
-//! depends on nothing but the point and the seeds, so blocks may be computed in any order, on any number of
-//! threads (later: machines), and are merged in theirs. All points get the same runs, hence the same seeds.
+//! The unit of work is a [`Block`]: one point, a few consecutive runs. Its result depends on nothing but the point and
+//! the seeds, so blocks may be computed in any order, on any number of threads and machines ([`Share`]); they are kept
+//! ([`Ledger`]) and counted in theirs. A point that is settled at a look runs no further; the others go on, all with
+//! the same runs, hence the same seeds.
 //!
-//! The result is a pure function of (runner, points, root seed, precision, number of runs). The clock can only
-//! choose the number of runs, and asking for that number gives the same result again.
+//! The result is a pure function of (runner, points, root seed, precision, greatest number of runs). The clock can
+//! only choose that number, and asking for it gives the same result again.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+mod stage;
+
 use std::time::Duration;
 
 use thiserror::Error;
@@ -17,9 +17,13 @@ use thiserror::Error;
 use super::clock::Stopwatch;
 use super::estimate::{Estimates, Settled};
 use super::grid::Point;
+use super::ledger::{Done, Forget, Ledger};
+use super::share::Share;
 use super::stats::looks;
+use super::store::StoreError;
 use super::tally::Tally;
 use super::{RunError, Runner, seeds};
+use stage::Stage;
 
 /// How much to run.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +42,11 @@ pub struct Plan {
     pub threads: usize,
     /// Runs in a block, at least 1. Does not change the result.
     pub block_runs: u64,
+    /// Which of the runs to do. Numbers of runs in a plan are those of all shards together. A shard sees no result of
+    /// the others, so it does not look whether its points are settled.
+    pub share: Share,
+    /// Compute nothing: end where the ledger ends.
+    pub known_only: bool,
 }
 
 impl Default for Plan {
@@ -50,6 +59,8 @@ impl Default for Plan {
             budget: None,
             threads: 1,
             block_runs: 1,
+            share: Share::WHOLE,
+            known_only: false,
         }
     }
 }
@@ -59,13 +70,13 @@ impl Default for Plan {
 pub struct Block {
     /// The point, by its index.
     pub point: usize,
-    /// The first run.
-    pub first_run: u64,
+    /// The first run, counted among those of the share.
+    pub first_row: u64,
     /// How many.
-    pub runs: u64,
+    pub rows: u64,
 }
 
-/// Computes a block.
+/// Computes a block, or takes from the ledger what is there.
 ///
 /// # Errors
 /// The first run's that fails.
@@ -73,19 +84,31 @@ pub fn run_block(
     runner: &dyn Runner,
     point: &Point,
     block: &Block,
-    root_seed: u64,
-) -> Result<Tally, SweepError> {
-    let mut tally = Tally::default();
-    for run in block.first_run..block.first_run + block.runs {
-        let seed = seeds::seed_of(root_seed, run);
-        let summary = runner.run(point, seed).map_err(|error| SweepError::Run {
-            settings: words(point),
-            seed,
-            error,
-        })?;
-        tally.add(run, &summary);
-    }
-    Ok(tally)
+    plan: &Plan,
+    ledger: &dyn Ledger,
+) -> Result<Vec<Done>, SweepError> {
+    let rows = block.first_row..block.first_row + block.rows;
+    rows.map(|row| {
+        let run = plan.share.run(row);
+        let seed = seeds::seed_of(plan.root_seed, run);
+        let known = ledger.known(point.index, run);
+        let fresh = known.is_none();
+        let summary = match known {
+            Some(summary) => summary,
+            None => runner.run(point, seed).map_err(|error| SweepError::Run {
+                settings: words(point),
+                seed,
+                error,
+            })?,
+        };
+        Ok(Done {
+            point: point.index,
+            run,
+            summary,
+            fresh,
+        })
+    })
+    .collect()
 }
 
 fn words(point: &Point) -> String {
@@ -100,13 +123,13 @@ fn words(point: &Point) -> String {
 /// Why a sweep ended. A function of the number of runs and the results, not of the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
-    /// At the first look at which every point was settled.
+    /// Every point ran until it was settled.
     Precision,
     /// The time or the number of runs was spent before every point was settled.
     Budget,
-    /// The runs asked for were done, more than needed: every point had been settled after so many.
+    /// The runs asked for were done, more than needed: the last point had been settled after so many.
     Asked {
-        /// The runs that would have been enough.
+        /// The runs that would have been enough for every point.
         enough: u64,
     },
 }
@@ -129,7 +152,7 @@ pub struct PointResult {
 pub struct Sweep {
     /// Every point, in the grid's order.
     pub points: Vec<PointResult>,
-    /// Runs at every point.
+    /// Runs at the points that were not settled before; of a shard, its own.
     pub runs: u64,
     /// Why there are not more.
     pub stopped: Stopped,
@@ -139,13 +162,28 @@ pub struct Sweep {
     pub precision: f64,
 }
 
+impl Sweep {
+    /// The fewest and the most runs of any point.
+    pub fn runs_span(&self) -> (u64, u64) {
+        let runs = self.points.iter().map(|result| result.tally.runs());
+        (runs.clone().min().unwrap_or(0), runs.max().unwrap_or(0))
+    }
+
+    /// Runs of all points together.
+    pub fn rollouts(&self) -> u64 {
+        self.points.iter().map(|result| result.tally.runs()).sum()
+    }
+}
+
 /// How far a sweep has come.
 #[derive(Debug)]
 pub struct Progress<'a> {
-    /// Runs finished at every point.
+    /// Runs finished at every point that still runs.
     pub runs: u64,
-    /// Runs at every point up to the next look, or to the end.
+    /// Runs at these points up to the next look, or to the end.
     pub goal: u64,
+    /// How many points still run.
+    pub active: usize,
     /// Blocks finished, and blocks up to the goal.
     pub blocks: (u64, u64),
     /// The points.
@@ -169,12 +207,15 @@ pub enum SweepError {
         /// What went wrong.
         error: RunError,
     },
+    /// Results could not be kept.
+    #[error(transparent)]
+    Keep(#[from] StoreError),
     /// Threads could not be started.
     #[error("cannot start the threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
 }
 
-/// Runs the sweep. `progress` is told after every block.
+/// Runs the sweep, keeping nothing. `progress` is told after every block.
 ///
 /// # Errors
 /// The run that fails first in the order of runs and points, whatever the number of threads.
@@ -185,53 +226,67 @@ pub fn run_sweep(
     stopwatch: &dyn Stopwatch,
     progress: &mut dyn FnMut(&Progress<'_>),
 ) -> Result<Sweep, SweepError> {
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(plan.threads.max(1))
-        .build()?;
+    run_kept(runner, points, plan, stopwatch, &Forget, progress)
+}
+
+/// Runs the sweep. What the ledger knows is not computed again, and what is computed is kept in it, in the order of
+/// runs and points.
+///
+/// # Errors
+/// The run that fails first in the order of runs and points, whatever the number of threads; or that a result could
+/// not be kept. What had been kept before stays.
+pub fn run_kept(
+    runner: &dyn Runner,
+    points: &[Point],
+    plan: &Plan,
+    stopwatch: &dyn Stopwatch,
+    ledger: &dyn Ledger,
+    progress: &mut dyn FnMut(&Progress<'_>),
+) -> Result<Sweep, SweepError> {
+    // One thread is this one.
+    let pool = (plan.threads > 1)
+        .then(|| {
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(plan.threads)
+                .build()
+        })
+        .transpose()?;
     let limit = plan.exact_runs.unwrap_or(plan.max_runs).max(1);
+    let limit = plan.share.rows(limit);
     let mut state = State {
         tallies: vec![Tally::default(); points.len()],
-        runs: 0,
+        settled_at: vec![None; points.len()],
+        rows: 0,
     };
-    let mut enough = None;
     loop {
-        let goal = next_look(state.runs).min(limit);
+        let active: Vec<usize> = (0..points.len())
+            .filter(|place| plan.exact_runs.is_some() || state.settled_at[*place].is_none())
+            .collect();
+        if active.is_empty() || state.rows == limit {
+            break;
+        }
+        let goal = if plan.share.is_whole() {
+            next_look(state.rows).min(limit)
+        } else {
+            limit
+        };
         let stage = Stage {
             runner,
             points,
+            active: &active,
             plan,
             stopwatch,
+            ledger,
             goal,
-            first_run: state.runs,
+            first_row: state.rows,
         };
-        stage.run(&pool, &mut state, progress)?;
-        if looks::is_look(state.runs) && enough.is_none() {
-            let settled = |tally| Settled::judge(tally, plan.precision) != Settled::No;
-            enough = state.tallies.iter().all(settled).then_some(state.runs);
-        }
-        let satisfied = enough.is_some() && plan.exact_runs.is_none();
-        if satisfied || state.runs < goal || state.runs == limit {
+        stage.run(pool.as_ref(), &mut state, progress)?;
+        if state.rows < goal {
             break;
         }
+        state.look(&active, plan);
     }
-    let stopped = match enough {
-        Some(runs) if runs == state.runs => Stopped::Precision,
-        Some(enough) => Stopped::Asked { enough },
-        None => Stopped::Budget,
-    };
-    let result = |(point, tally): (&Point, Tally)| PointResult {
-        point: point.clone(),
-        estimates: Estimates::of(&tally),
-        settled: Settled::judge(&tally, plan.precision),
-        tally,
-    };
-    Ok(Sweep {
-        points: points.iter().zip(state.tallies).map(result).collect(),
-        runs: state.runs,
-        stopped,
-        root_seed: plan.root_seed,
-        precision: plan.precision,
-    })
+    Ok(state.result(points, plan))
 }
 
 fn next_look(runs: u64) -> u64 {
@@ -242,132 +297,59 @@ fn next_look(runs: u64) -> u64 {
     look
 }
 
-/// What is merged so far: the same number of runs at every point.
+/// What has been counted so far.
 struct State {
+    /// One for each point.
     tallies: Vec<Tally>,
-    runs: u64,
+    /// The look at which a point was first found settled.
+    settled_at: Vec<Option<u64>>,
+    /// Runs at every point that is not settled.
+    rows: u64,
 }
 
-/// The blocks between two looks.
-struct Stage<'a> {
-    runner: &'a dyn Runner,
-    points: &'a [Point],
-    plan: &'a Plan,
-    stopwatch: &'a dyn Stopwatch,
-    first_run: u64,
-    goal: u64,
-}
-
-impl Stage<'_> {
-    /// Blocks in the order in which they are handed out: all points of the first runs, then of the next.
-    fn block(&self, index: usize) -> Option<Block> {
-        let block_runs = self.plan.block_runs.max(1);
-        let row = (index / self.points.len()) as u64;
-        let first_run = row.checked_mul(block_runs)?.checked_add(self.first_run)?;
-        let runs = block_runs.min(self.goal.checked_sub(first_run)?);
-        (runs > 0).then_some(Block {
-            point: index % self.points.len(),
-            first_run,
-            runs,
-        })
-    }
-
-    fn out_of_time(&self, block: &Block) -> bool {
-        // Every point needs a run: a sweep without any result would be no answer. Another row of runs takes as long as
-        // those before it did on average; one that would end late is not begun.
-        let elapsed = self.stopwatch.elapsed();
-        let row = elapsed / u32::try_from(block.first_run.max(1)).unwrap_or(u32::MAX);
-        let spent = |budget| elapsed + row >= budget;
-        block.first_run > 0 && self.plan.exact_runs.is_none() && self.plan.budget.is_some_and(spent)
-    }
-
-    fn run(
-        &self,
-        pool: &rayon::ThreadPool,
-        state: &mut State,
-        progress: &mut dyn FnMut(&Progress<'_>),
-    ) -> Result<(), SweepError> {
-        let next = AtomicUsize::new(0);
-        let (sender, results) = mpsc::channel();
-        pool.in_place_scope(|scope| {
-            for _ in 0..pool.current_num_threads() {
-                let (next, sender) = (&next, sender.clone());
-                scope.spawn(move |_| self.work(next, &sender));
-            }
-            drop(sender);
-            self.collect(&results, &next, state, progress)
-        })
-    }
-
-    /// A thread's work: the next block until there is none or no time. Handing blocks out in order means that
-    /// at the end of time few blocks lie beyond the last complete row.
-    fn work(&self, next: &AtomicUsize, sender: &mpsc::Sender<(usize, Result<Tally, SweepError>)>) {
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(block) = self.block(index) else {
-                return;
-            };
-            if self.out_of_time(&block) {
-                return;
-            }
-            let point = &self.points[block.point];
-            let result = run_block(self.runner, point, &block, self.plan.root_seed);
-            if sender.send((index, result)).is_err() {
-                return;
+impl State {
+    /// Judges the points, if this is the moment.
+    fn look(&mut self, active: &[usize], plan: &Plan) {
+        if !plan.share.is_whole() || !looks::is_look(self.rows) {
+            return;
+        }
+        for place in active {
+            let settled = Settled::judge(&self.tallies[*place], plan.precision) != Settled::No;
+            if settled && self.settled_at[*place].is_none() {
+                self.settled_at[*place] = Some(self.rows);
             }
         }
     }
 
-    /// Merges complete rows (the same runs of every point) in their order.
-    fn collect(
-        &self,
-        results: &mpsc::Receiver<(usize, Result<Tally, SweepError>)>,
-        next: &AtomicUsize,
-        state: &mut State,
-        progress: &mut dyn FnMut(&Progress<'_>),
-    ) -> Result<(), SweepError> {
-        let width = self.points.len();
-        let rows = (self.goal - self.first_run).div_ceil(self.plan.block_runs.max(1));
-        let mut waiting = BTreeMap::new();
-        let mut failure: Option<(usize, SweepError)> = None;
-        // The blocks of the row that is not complete, in order.
-        let mut row = Vec::with_capacity(width);
-        let (mut first_waiting, mut received) = (0, 0);
-        for (index, result) in results {
-            received += 1;
-            match result {
-                Ok(tally) => {
-                    waiting.insert(index, tally);
-                }
-                Err(error) => {
-                    // No new blocks. Those before this one are already being computed.
-                    next.store(usize::MAX / 2, Ordering::Relaxed);
-                    if failure.as_ref().is_none_or(|(first, _)| index < *first) {
-                        failure = Some((index, error));
-                    }
-                }
+    fn result(self, points: &[Point], plan: &Plan) -> Sweep {
+        let enough = self
+            .settled_at
+            .iter()
+            .copied()
+            .collect::<Option<Vec<u64>>>();
+        let stopped = match enough.as_deref() {
+            None | Some([]) => Stopped::Budget,
+            // As many as each point would have had.
+            Some(all) if plan.exact_runs.is_none() || all.iter().all(|at| *at == self.rows) => {
+                Stopped::Precision
             }
-            while let Some(tally) = waiting.remove(&first_waiting) {
-                let runs = tally.runs();
-                row.push(tally);
-                first_waiting += 1;
-                if row.len() == width {
-                    for (into, tally) in state.tallies.iter_mut().zip(row.drain(..)) {
-                        into.merge(&tally);
-                    }
-                    state.runs += runs;
-                }
-            }
-            progress(&Progress {
-                runs: state.runs,
-                goal: self.goal,
-                blocks: (received, rows * width as u64),
-                points: self.points,
-                tallies: &state.tallies,
-                elapsed: self.stopwatch.elapsed(),
-            });
+            Some(all) => Stopped::Asked {
+                enough: all.iter().copied().max().unwrap_or(0),
+            },
+        };
+        let result = |(point, tally): (&Point, Tally)| PointResult {
+            point: point.clone(),
+            estimates: Estimates::of(&tally),
+            settled: Settled::judge(&tally, plan.precision),
+            tally,
+        };
+        Sweep {
+            points: points.iter().zip(self.tallies).map(result).collect(),
+            runs: self.rows,
+            stopped,
+            root_seed: plan.root_seed,
+            precision: plan.precision,
         }
-        failure.map_or(Ok(()), |(_, error)| Err(error))
     }
 }
 

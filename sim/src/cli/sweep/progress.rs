@@ -76,8 +76,12 @@ impl Watch {
 fn line(progress: &Progress<'_>) -> String {
     let seconds = progress.elapsed.as_secs_f64();
     let mut line = format!("{} of {} rollouts", progress.runs, progress.goal);
-    if progress.points.len() > 1 {
-        let _ = write!(line, " at each of {} points", progress.points.len());
+    if progress.active > 1 {
+        let _ = write!(line, " at each of {} points", progress.active);
+    }
+    if progress.active < progress.points.len() {
+        let settled = progress.points.len() - progress.active;
+        let _ = write!(line, " ({settled} precise enough)");
     }
     let (done, all) = progress.blocks;
     let _ = write!(
@@ -132,6 +136,7 @@ mod tests {
         let progress = Progress {
             runs: 1,
             goal: 20,
+            active: 2,
             blocks: (3, 40),
             points: &points,
             tallies: &tallies,

@@ -13,7 +13,7 @@ struct Probe {
     args: Args,
 }
 
-fn args(words: &[&str]) -> Args {
+pub(super) fn args(words: &[&str]) -> Args {
     Probe::try_parse_from(["sweep"].iter().chain(words))
         .unwrap_or_else(|e| panic!("{e}"))
         .args
@@ -22,7 +22,7 @@ fn args(words: &[&str]) -> Args {
 /// Not the engine: rollouts with made-up counts that depend on the settings and the seed, to test the way from
 /// flags to bytes. In mode 0 about a third of the requests fail and the service is dead for 40 s; in mode 1 some
 /// connect late. Above 470 requests/s ports run out.
-fn made_up(scenario: &Scenario, seed: u64) -> Result<RunSummary, RunError> {
+pub(super) fn made_up(scenario: &Scenario, seed: u64) -> Result<RunSummary, RunError> {
     let mut rng = SplitMix64::new(seed);
     let rate = match &scenario.client[0].arrivals {
         Arrivals::Constant(rate) | Arrivals::Poisson(rate) => rate.rate as u64,
@@ -68,7 +68,7 @@ fn output(words: &[&str]) -> String {
     let path = folder.path().join("out");
     let mut args = args(words);
     args.out = Some(path.clone());
-    let code = run(args, &made_up).unwrap_or_else(|error| panic!("{error}"));
+    let code = run(args, &made_up, &Interrupt::default()).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(code, Exit::OK);
     std::fs::read_to_string(path).expect("a result")
 }
@@ -85,7 +85,7 @@ fn refused(words: &[&str]) -> (u8, String) {
         runs.fetch_add(1, Ordering::Relaxed);
         made_up(scenario, seed)
     };
-    let error = run(args, &counted).expect_err("refused");
+    let error = run(args, &counted, &Interrupt::default()).expect_err("refused");
     assert_eq!(runs.load(Ordering::Relaxed), 0, "{error}");
     assert_eq!(
         std::fs::read_dir(folder.path()).expect("a folder").count(),
@@ -225,7 +225,7 @@ fn runs_repeat_the_bytes_of_a_sweep_that_time_stopped() {
         "json",
     ]);
     first.out = Some(path.clone());
-    run(first, &slow).expect("runs");
+    run(first, &slow, &Interrupt::default()).expect("runs");
     let stopped = std::fs::read_to_string(path).expect("a result");
     let value: serde_json::Value = serde_json::from_str(&stopped).expect("JSON");
     assert_eq!(value["stopped"]["by"], "budget");
@@ -246,11 +246,11 @@ fn runs_repeat_the_bytes_of_a_sweep_that_time_stopped() {
 #[test]
 fn the_reuse_mode_is_not_added_where_something_decides_it() {
     let paths = |words: &[&str]| {
-        let args = args(words);
-        let mut document = Document::default();
-        fixed(&args, &mut document).expect("good");
-        let axes = axes(&args, &document).expect("good");
-        axes.iter()
+        let prepared = Prepared::of(recipe(&args(words)).expect("good")).expect("good");
+        prepared
+            .grid
+            .axes()
+            .iter()
             .map(|axis| axis.path.clone())
             .collect::<Vec<_>>()
     };
@@ -337,7 +337,7 @@ fn a_run_that_fails_leaves_no_file() {
     std::fs::write(&path, "an older result").expect("written");
     let mut args = args(&["--concurrency", "5"]);
     args.out = Some(path.clone());
-    let error = run(args, &made_up).expect_err("no closed loop");
+    let error = run(args, &made_up, &Interrupt::default()).expect_err("no closed loop");
     assert!(error.to_string().contains("seed 0x"), "{error}");
     assert_eq!(
         std::fs::read_to_string(&path).expect("still there"),
@@ -353,6 +353,9 @@ fn a_run_that_fails_leaves_no_file() {
 fn seeds_and_precision_are_read_in_both_forms() {
     assert_eq!(seed("0xff"), seed("255"));
     assert_eq!(precision("20%"), precision("0.2"));
-    assert_eq!(budget("none"), Ok(Budget(None)));
-    assert_eq!(budget("1m 30s"), Ok(Budget(Some(Duration::from_secs(90)))));
+    assert_eq!(budget("none").map(|budget| budget.0), Ok(None));
+    assert_eq!(
+        budget("1m 30s").map(|budget| budget.0),
+        Ok(Some(Duration::from_secs(90)))
+    );
 }

@@ -1,4 +1,4 @@
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::experiment::grid::{Axis, Grid};
@@ -89,16 +89,60 @@ fn threads_and_blocks_do_not_change_the_result() {
 }
 
 #[test]
-fn precision_stops_a_sweep_at_a_look() {
+fn precision_stops_each_point_at_a_look() {
     let sweep = sweep("50,100", &Plan::default());
     assert_eq!(sweep.stopped, Stopped::Precision);
-    assert!(looks::is_look(sweep.runs), "{}", sweep.runs);
     for point in &sweep.points {
         assert_eq!(point.settled, Settled::Precise);
-        assert_eq!(point.tally.runs(), sweep.runs);
+        let runs = point.tally.runs();
+        assert!(looks::is_look(runs), "{runs}");
         let width = point.estimates.relative_half_width().expect("failures");
         assert!(width <= 0.20, "{width}");
     }
+    let [uneven, even] = [0, 1].map(|place| sweep.points[place].tally.runs());
+    assert!(
+        even < uneven,
+        "what scatters less needs fewer runs: {even} and {uneven}"
+    );
+    assert_eq!(sweep.runs_span(), (even, uneven));
+    assert_eq!(sweep.rollouts(), even + uneven);
+}
+
+#[test]
+fn what_a_point_needs_does_not_depend_on_its_neighbours() {
+    let together = sweep("0,50,100", &Plan::default());
+    for (place, alone) in ["0", "50", "100"].into_iter().enumerate() {
+        let alone = sweep(alone, &Plan::default());
+        assert_eq!(together.points[place].tally, alone.points[0].tally);
+    }
+}
+
+#[test]
+fn the_most_runs_repeat_a_sweep_whose_points_stopped_apart() {
+    let stopped = sweep("50,100", &Plan::default());
+    let again = Plan {
+        max_runs: stopped.runs_span().1,
+        threads: 3,
+        ..Plan::default()
+    };
+    assert_eq!(sweep("50,100", &again), stopped);
+    // Ended by time between two looks, with one point settled and one not.
+    let budget = Some(Duration::from_secs(200));
+    let ended = sweep(
+        "20,100",
+        &Plan {
+            budget,
+            ..Plan::default()
+        },
+    );
+    assert_eq!(ended.stopped, Stopped::Budget);
+    let (fewest, most) = ended.runs_span();
+    assert!(fewest < most, "{fewest} {most}");
+    let again = Plan {
+        max_runs: most,
+        ..Plan::default()
+    };
+    assert_eq!(sweep("20,100", &again), ended);
 }
 
 #[test]

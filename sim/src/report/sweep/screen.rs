@@ -93,7 +93,12 @@ fn head(report: &Report<'_>) -> String {
         1 => String::new(),
         count => format!(" at each of {count} points"),
     };
-    let runs = count_of(sweep.runs, "rollout", "rollouts");
+    let runs = match sweep.runs_span() {
+        (fewest, most) if fewest < most => {
+            format!("{fewest} to {}", count_of(most, "rollout", "rollouts"))
+        }
+        (_, most) => count_of(most, "rollout", "rollouts"),
+    };
     let seed = format!("root seed {:#x}", sweep.root_seed);
     line(
         &mut out,
@@ -383,7 +388,7 @@ fn foot(report: &Report<'_>) -> String {
         "intervals",
         &format!(
             "95 % each, with rollouts as the unit (requests of one rollout fail together), valid although the sweep \
-             chose when to stop: it looks at {FIRST_LOOK}, {second}, {}, ... runs and splits the error between the looks.",
+             chose when to stop each point: it looks at {FIRST_LOOK}, {second}, {}, ... runs and splits the error between the looks.",
             second * 2
         ),
     );
@@ -394,20 +399,26 @@ fn foot(report: &Report<'_>) -> String {
         );
         line(&mut out, "", &text);
     }
-    if let Some(point) = sweep.points.first() {
+    let fewest = sweep.points.iter().min_by_key(|result| result.tally.runs());
+    if let Some(point) = fewest {
         let unseen = end(point.estimates.unseen, Round::Up);
-        let runs = count_of(sweep.runs, "run", "runs");
+        let runs = count_of(point.tally.runs(), "run", "runs");
         let text = format!(
             "A kind of rollout rarer than {unseen} may not be among {runs}, however bad it is."
         );
         line(&mut out, "", &text);
     }
+    let narrower = "--precision 5% --budget 5m narrows them";
+    let again = match sweep.runs_span() {
+        (fewest, most) if fewest < most => format!("--max-runs {most} --budget none"),
+        (_, most) => format!("--runs {most}"),
+    };
     line(
         &mut out,
         "more",
         &format!(
-            "--precision 5% --budget 5m narrows them; --runs {} --seed {:#x} repeats these bytes.",
-            sweep.runs, sweep.root_seed
+            "{narrower}; {again} --seed {:#x} repeats these bytes.",
+            sweep.root_seed
         ),
     );
     out
