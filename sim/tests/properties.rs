@@ -460,6 +460,7 @@ fn assert_conserved(summary: &RunSummary) {
 
 fn observed() -> TraceOptions {
     TraceOptions {
+        pins: true,
         sample_every: Some(Span::from_millis(1_700)),
         tables_at: vec![Instant::from_secs(21), Instant::from_secs(40)],
         requests_max: 1_000_000,

@@ -23,6 +23,7 @@ pub mod kernels;
 pub mod merge;
 pub mod overrides;
 pub mod record;
+pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod sweep;
@@ -68,6 +69,8 @@ pub enum Command {
     Fit(fit::Args),
     /// Make a scenario's rollout from Kubernetes objects: Deployment, Service, EndpointSlice.
     Import(import::Args),
+    /// Draw results as one HTML file: timeline, port space, heat maps, comparison, causes.
+    Report(report::Args),
     /// What kernels do: the table of behaviours, or those of one release.
     Kernels(kernels::Args),
     /// Print a shell's completions.
@@ -154,6 +157,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Record(args) => record::run(args),
         Command::Fit(args) => fit::run(args),
         Command::Import(args) => import::run(args),
+        Command::Report(args) => report::report(args),
         Command::Kernels(args) => kernels::run(args),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => completions::man(&args),

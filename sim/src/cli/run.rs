@@ -58,6 +58,9 @@ pub struct Args {
     /// Of the tables, show only lines with this text: an address, a port (40000, not :40000) or a word.
     #[arg(long = "match", value_name = "TEXT", requires = "tables_at")]
     matching: Option<String>,
+    /// With --format json: also what `sim report` draws, the port space and failures by cause over time.
+    #[arg(long)]
+    pictures: bool,
     /// Draw with ASCII only.
     #[arg(long)]
     ascii: bool,
@@ -84,7 +87,7 @@ enum Format {
     Csv,
 }
 
-fn seed(text: &str) -> Result<u64, String> {
+pub(super) fn seed(text: &str) -> Result<u64, String> {
     let seed = match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16),
         None => text.parse(),
@@ -134,7 +137,7 @@ pub fn run(args: Args) -> Result<u8, CommonError> {
     let result = engine::run(scenario, args.seed, &options).map_err(CommonError::Usage)?;
     let wall = clock.elapsed();
 
-    output.write(render(&args, format, &header, &result).as_bytes())?;
+    output.write(render(&args, format, scenario, &header, &result).as_bytes())?;
     output.finish()?;
     let speed = speed(&result.summary, scenario.duration, wall.as_nanos());
     // If standard error is gone there is nobody to tell.
@@ -165,12 +168,17 @@ fn options(args: &Args, format: Format, scenario: &Scenario) -> Result<TraceOpti
         let message = format!("--tables-at may be given {TABLES_MAX} times");
         return Err(CommonError::Usage(message));
     }
+    if args.pictures && format != Format::Json {
+        let message = "--pictures adds to JSON; write --format json with it";
+        return Err(CommonError::Usage(message.to_owned()));
+    }
     if !args.tables_at.is_empty() && format == Format::Csv {
         let message = "--tables-at has no place in CSV; use --format text or --format json";
         return Err(CommonError::Usage(message.to_owned()));
     }
     Ok(TraceOptions {
         sample_every: (!args.attempts).then_some(args.sample),
+        pins: args.pictures,
         tables_at: args
             .tables_at
             .iter()
@@ -178,6 +186,8 @@ fn options(args: &Args, format: Format, scenario: &Scenario) -> Result<TraceOpti
             .collect(),
         requests_max: if format == Format::Csv {
             0
+        } else if args.pictures {
+            usize::MAX
         } else {
             TROUBLED_KEPT.max(args.failures)
         },
@@ -187,7 +197,13 @@ fn options(args: &Args, format: Format, scenario: &Scenario) -> Result<TraceOpti
     })
 }
 
-fn render(args: &Args, format: Format, header: &Header, result: &RunResult) -> String {
+fn render(
+    args: &Args,
+    format: Format,
+    scenario: &Scenario,
+    header: &Header,
+    result: &RunResult,
+) -> String {
     let RunResult { summary, trace } = result;
     match format {
         Format::Text => {
@@ -200,13 +216,16 @@ fn render(args: &Args, format: Format, header: &Header, result: &RunResult) -> S
             report::text(header, &view, summary, trace)
         }
         Format::Json => {
-            let json = report::json(
+            let mut json = report::json(
                 header,
                 args.failures,
                 args.matching.as_deref(),
                 summary,
                 trace,
             );
+            if args.pictures {
+                json["pictures"] = report::pictures(scenario, summary, trace);
+            }
             format!("{json:#}\n")
         }
         Format::Csv if args.attempts => report::attempts_csv(&trace.attempts),
@@ -254,7 +273,7 @@ fn command(args: &Args) -> String {
 }
 
 /// A word for a shell.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-+=./:,@%".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();

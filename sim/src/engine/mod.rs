@@ -7,6 +7,7 @@ mod deadends;
 mod hosts;
 mod load;
 mod observe;
+pub mod pins;
 mod planes;
 pub mod queue;
 mod quiet;

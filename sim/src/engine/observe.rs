@@ -4,6 +4,7 @@ use ipvs_model::segment::Endpoint;
 use ipvs_model::time::{Instant, Span};
 
 use super::load::Request;
+use super::pins::Pins;
 use super::story::{Stories, Story, What};
 use super::trace::{
     Attempt, Gauges, Happening, RunTrace, ServerSample, Tables, TimelineEvent, TraceOptions,
@@ -184,6 +185,11 @@ impl Observer {
     /// Sizes at a moment.
     pub fn gauges(&mut self, gauges: Gauges) {
         self.trace.gauges.push(gauges);
+    }
+
+    /// What ports are pinned to.
+    pub fn pins(&mut self, pins: Pins) {
+        self.trace.pins.push(pins);
     }
 
     /// The tables at a moment.

@@ -8,6 +8,7 @@ use core::fmt;
 use ipvs_model::segment::Endpoint;
 use ipvs_model::time::{Instant, Span};
 
+use super::pins::Pins;
 use super::story::{StoriesOf, Story};
 use crate::outcome::{Cause, Outcome};
 
@@ -16,6 +17,8 @@ use crate::outcome::{Cause, Outcome};
 pub struct TraceOptions {
     /// Sample real servers this often; `None` for not at all.
     pub sample_every: Option<Span>,
+    /// With each sample, note which real server each port of the first client is pinned to.
+    pub pins: bool,
     /// Moments at which the tables are listed.
     pub tables_at: Vec<Instant>,
     /// Keep this many failed or late requests.
@@ -201,6 +204,8 @@ pub struct RunTrace {
     pub servers: Vec<ServerSample>,
     /// Sizes over time, as often as the real servers are sampled.
     pub gauges: Vec<Gauges>,
+    /// What the first client's ports are pinned to, with each sample, if asked for; empty in iptables mode.
+    pub pins: Vec<Pins>,
     /// Events of rollout and control plane, in the order of time.
     pub events: Vec<TimelineEvent>,
     /// Tables at the moments asked for.

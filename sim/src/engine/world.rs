@@ -617,12 +617,26 @@ impl<'a> World<'a> {
             ports_held,
             ports_of,
         });
+        if self.observer.options().pins && matches!(self.node.config().balancer, Balancer::Ipvs) {
+            self.look_at_pins();
+        }
         let end = Instant::ZERO + self.scenario.duration;
         if let Some(every) = self.observer.options().sample_every
             && self.now + every <= end
         {
             self.control_at(self.now + every, Event::Sample);
         }
+    }
+
+    fn look_at_pins(&mut self) {
+        let (virt, client) = (self.scenario.service.address, self.scenario.client.first());
+        let Some(client) = client else { return };
+        let ip = match client.location {
+            scenario::Location::Host => virt.ip,
+            scenario::Location::Remote | scenario::Location::Pod => client.address,
+        };
+        let pins = super::pins::look(&self.node.ipvs, self.now, ip, virt);
+        self.observer.pins(pins);
     }
 
     fn list(&mut self) {

@@ -1,5 +1,6 @@
 //! Reports: results in, text or data out. Pure functions; nothing here reads a clock, a file or the environment.
 
+pub mod html;
 pub mod run;
 pub mod sweep;
 pub mod text;

@@ -9,6 +9,7 @@ mod header;
 mod headline;
 mod machine;
 mod outcomes;
+mod pictures;
 mod servers;
 mod tables;
 mod timeline;
@@ -21,6 +22,7 @@ use crate::outcome::RunSummary;
 
 pub use headline::recommended_flags;
 pub use machine::{FORMAT, attempts_csv, json, timeline_csv};
+pub use pictures::pictures;
 
 /// What was run: the words around the results.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,15 +5,19 @@ use std::fmt::Write as _;
 use super::Report;
 use crate::experiment::grid::{Axis, Point};
 use crate::experiment::sweep::PointResult;
-use crate::report::text::percent;
+use crate::report::text::{Look, Tone, percent};
 
 /// So many maps are drawn: one for each combination of the other axes.
 const MAPS_MAX: usize = 6;
 
-const LEGEND: &str = "  . none   ░ below 1 %   ▒ below 10 %   ▓ below 30 %   █ above";
+/// Signs for none, below 1 %, below 10 %, below 30 % and above; the second of a pair where only ASCII can be shown.
+const SIGNS: [(&str, &str); 5] = [(".", "."), ("░", "-"), ("▒", "+"), ("▓", "*"), ("█", "#")];
+/// The colours of the signs.
+const TONES: [Tone; 5] = [Tone::Good, Tone::Dim, Tone::Warn, Tone::Bad, Tone::Bad];
+const WORDS: [&str; 5] = ["none", "below 1 %", "below 10 %", "below 30 %", "above"];
 
 /// A map for each combination of the other axes; nothing unless at least two numeric axes vary.
-pub fn text(report: &Report<'_>) -> String {
+pub fn text(report: &Report<'_>, look: Look) -> String {
     let mut numeric = report.varied().filter(|(_, axis)| axis.is_numeric());
     let (Some((row_place, rows)), Some((column_place, columns))) = (numeric.next(), numeric.next())
     else {
@@ -58,11 +62,12 @@ pub fn text(report: &Report<'_>) -> String {
                 .points
                 .iter()
                 .find(wanted)
-                .map_or(String::new(), shade)
+                .map_or((String::new(), Tone::Dim), |result| shade(result, look))
         };
-        grid(&mut out, rows, columns, cell);
+        grid(&mut out, rows, columns, cell, look);
     }
-    let _ = writeln!(out, "{LEGEND}");
+    let signs = (0..SIGNS.len()).map(|level| format!("{} {}", sign(level, look), WORDS[level]));
+    let _ = writeln!(out, "  {}", signs.collect::<Vec<_>>().join("   "));
     if let Some(left) = combinations
         .len()
         .checked_sub(MAPS_MAX)
@@ -76,8 +81,14 @@ pub fn text(report: &Report<'_>) -> String {
     out
 }
 
-fn grid(out: &mut String, rows: &Axis, columns: &Axis, cell: impl Fn(&str, &str) -> String) {
-    let cells: Vec<Vec<String>> = rows
+fn grid(
+    out: &mut String,
+    rows: &Axis,
+    columns: &Axis,
+    cell: impl Fn(&str, &str) -> (String, Tone),
+    look: Look,
+) {
+    let cells: Vec<Vec<(String, Tone)>> = rows
         .values
         .iter()
         .map(|row| {
@@ -93,6 +104,7 @@ fn grid(out: &mut String, rows: &Axis, columns: &Axis, cell: impl Fn(&str, &str)
     let widest = cells
         .iter()
         .flatten()
+        .map(|(text, _)| text)
         .chain(&columns.values)
         .map(length)
         .max()
@@ -104,22 +116,34 @@ fn grid(out: &mut String, rows: &Axis, columns: &Axis, cell: impl Fn(&str, &str)
     out.push('\n');
     for (row, cells) in rows.values.iter().zip(&cells) {
         let _ = write!(out, "  {row:>label$}");
-        for cell in cells {
-            let _ = write!(out, "  {cell:>widest$}");
+        for (cell, tone) in cells {
+            // Padded before it is painted: escape sequences have no width.
+            let _ = write!(out, "  {}", look.paint(*tone, &format!("{cell:>widest$}")));
         }
         out.push('\n');
     }
 }
 
-fn shade(result: &PointResult) -> String {
+fn sign(level: usize, look: Look) -> &'static str {
+    let (unicode, ascii) = SIGNS[level];
+    look.pick(unicode, ascii)
+}
+
+/// The share with its sign, and its colour.
+fn shade(result: &PointResult, look: Look) -> (String, Tone) {
     let failure = &result.estimates.failure;
-    let sign = match failure.share() {
-        None => ' ',
-        Some(0.0) => '.',
-        Some(share) if share < 0.01 => '░',
-        Some(share) if share < 0.10 => '▒',
-        Some(share) if share < 0.30 => '▓',
-        Some(_) => '█',
+    let level = match failure.share() {
+        None => return (percent(failure.count, failure.of), Tone::Dim),
+        Some(0.0) => 0,
+        Some(share) if share < 0.01 => 1,
+        Some(share) if share < 0.10 => 2,
+        Some(share) if share < 0.30 => 3,
+        Some(_) => 4,
     };
-    format!("{} {sign}", percent(failure.count, failure.of))
+    let text = format!(
+        "{} {}",
+        percent(failure.count, failure.of),
+        sign(level, look)
+    );
+    (text, TONES[level])
 }

@@ -29,7 +29,7 @@ pub fn text(report: &Report<'_>, look: Look) -> String {
     } else {
         out.push('\n');
         out.push_str(&table(report));
-        out.push_str(&map::text(report));
+        out.push_str(&map::text(report, look));
         out.push('\n');
         extremes(&mut out, report, look);
     }
