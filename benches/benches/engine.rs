@@ -1,27 +1,37 @@
-//! The engine: whole rollouts, in connections a second.
+//! The engine: whole runs, in requests a second; one benchmark for each goal of docs/performance.md.
 
 use std::hint::black_box;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ipvs_benches::scenario;
+use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use ipvs_benches::Case;
 use ipvs_sim::engine::{run, trace::TraceOptions};
 
-/// Seconds, requests a second and who closes first of each case.
-const CASES: [(&str, u64, u64, &str); 3] = [
-    ("five_minutes_at_2000", 300, 2_000, "server"),
-    ("healthy_minute_at_200", 60, 200, "client"),
-    ("exhaustion_minute_at_2000", 60, 2_000, "client"),
+/// Case, whether every packet is taken one by one, and name of the benchmark.
+const RUNS: [(&str, bool, &str); 8] = [
+    ("healthy", true, "healthy/packets"),
+    ("healthy", false, "healthy/quiet"),
+    ("healthy-server", true, "healthy-server/packets"),
+    ("healthy-server", false, "healthy-server/quiet"),
+    ("exhaustion", false, "exhaustion"),
+    ("growth-1", false, "growth/1-client"),
+    ("growth-100", false, "growth/100-clients"),
+    ("rollout", false, "rollout"),
 ];
 
 fn engine(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("engine");
-    group.sample_size(10);
-    for (name, seconds, rate, closes_first) in CASES {
-        let scenario = scenario(seconds, rate, closes_first);
-        group.throughput(Throughput::Elements(seconds * rate));
-        group.bench_function(name, |bencher| {
-            bencher
-                .iter(|| run(black_box(&scenario), 1, &TraceOptions::default()).expect("it runs"));
+    group.sample_size(10).sampling_mode(SamplingMode::Flat);
+    for (name, no_quiet, label) in RUNS {
+        let case = Case::named(name).unwrap_or_else(|| panic!("{name} is no case"));
+        let scenario = case.scenario();
+        let options = TraceOptions {
+            no_quiet,
+            ..TraceOptions::default()
+        };
+        let requests = u64::from(case.rate) * u64::from(case.seconds);
+        group.throughput(Throughput::Elements(requests));
+        group.bench_function(label, |bencher| {
+            bencher.iter(|| run(black_box(&scenario), 1, &options).expect("it runs"));
         });
     }
     group.finish();

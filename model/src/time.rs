@@ -260,13 +260,15 @@ impl Clock {
     }
 }
 
-/// The wheel level of a delay. Nine levels: the kernel has eight with HZ up to 100 and nine above.
+/// The wheel level of a delay: the first n below 8 with a delay under 63 * 8^n, else 8. Nine levels: the kernel has eight with
+/// HZ up to 100 and nine above.
+#[inline]
 const fn wheel_level(ticks: u64) -> u32 {
-    let mut level = 0;
-    while level < 8 && ticks >= 63 << (3 * level) {
-        level += 1;
+    match (ticks / 63).checked_ilog2() {
+        None => 0,
+        Some(log) if log < 24 => log / 3 + 1,
+        Some(_) => 8,
     }
-    level
 }
 
 #[cfg(test)]
@@ -308,6 +310,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_level_ends_at_63_of_its_granules() {
+        for level in 0..8 {
+            let limit = 63 << (3 * level);
+            assert_eq!(wheel_level(limit - 1), level);
+            assert_eq!(wheel_level(limit), level + 1);
+        }
+        assert_eq!((wheel_level(0), wheel_level(u64::MAX)), (0, 8));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use super::entry::{Dir, L4, Seen, Status, TcpState};
 use super::table::FlagClass;
 use super::{Conntrack, CtEntry};
+use crate::segment::Tuple;
 use crate::time::Jiffies;
 
 impl TcpState {
@@ -62,14 +63,17 @@ impl Foreseen {
 }
 
 impl Conntrack {
-    /// Whether the entry is as a connection's first SYN makes it: nothing altered its source or destination, and no
-    /// answer was seen.
-    pub fn is_fresh(&self, slot: u32) -> bool {
-        let status = self.entry(slot).status;
-        status.has(Status::CONFIRMED)
+    /// The entry of a connection whose first SYN was the last packet to make one: nothing altered its source or destination,
+    /// and no answer was seen.
+    pub fn latest_fresh(&self, tuple: &Tuple) -> Option<u32> {
+        let entry = self.entries.get(self.latest as usize)?;
+        let status = entry.status;
+        let fresh = status.has(Status::LIVE)
+            && status.has(Status::CONFIRMED)
             && !status.has(Status::SEEN_REPLY)
             && !status.has(Status::SRC_NAT)
-            && !status.has(Status::DST_NAT)
+            && !status.has(Status::DST_NAT);
+        (fresh && entry.orig == *tuple).then_some(self.latest)
     }
 
     /// Leaves an entry as the packets to come will leave it, the last of them at `last`.

@@ -54,7 +54,15 @@ fn can_early_drop(entry: &CtEntry) -> bool {
 
 impl Conntrack {
     /// Runs the scans that are due. `incoming` does this by itself; a caller that only counts entries may too.
+    #[inline]
     pub fn gc(&mut self, now: Jiffies, sysctls: &CtSysctls) {
+        if self.collector.next_run <= now {
+            self.run_scans(now, sysctls);
+        }
+    }
+
+    #[cold]
+    fn run_scans(&mut self, now: Jiffies, sysctls: &CtSysctls) {
         while self.collector.next_run <= now {
             let at = self.collector.next_run;
             let delay = self.scan(at, sysctls);

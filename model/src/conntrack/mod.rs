@@ -82,6 +82,8 @@ pub struct Conntrack {
     tuples: TupleIndex,
     sources: TupleIndex,
     serial: u32,
+    /// The slot that was confirmed last.
+    latest: u32,
     rover: [u16; 2],
     collector: Collector,
 }
@@ -97,6 +99,7 @@ impl Conntrack {
             tuples: TupleIndex::default(),
             sources: TupleIndex::default(),
             serial: 0,
+            latest: 0,
             rover: [0; 2],
             collector: Collector::new(clock),
         }
@@ -208,6 +211,7 @@ impl Conntrack {
         entry.deadline = deadline;
         entry.status.set(Status::CONFIRMED);
         self.link(ct.slot);
+        self.latest = ct.slot;
         Ok(())
     }
 

@@ -68,9 +68,23 @@ struct Ports {
     to: Destination,
     /// In use, or in a TIME_WAIT that connect() can never take over.
     busy: PortBitmap,
+    /// How many of them are in the range that connect() searches.
+    busy_in_range: u32,
     /// In a TIME_WAIT that connect() may take over after a while.
     waiting: PortBitmap,
     sockets: PortMap<Socket>,
+}
+
+impl Ports {
+    fn occupy(&mut self, port: u16, range: Option<PortRange>) {
+        let counts = range.is_some_and(|range| range.contains(port));
+        self.busy_in_range += u32::from(self.busy.insert(port) && counts);
+    }
+
+    fn vacate(&mut self, port: u16, range: Option<PortRange>) {
+        let counts = range.is_some_and(|range| range.contains(port));
+        self.busy_in_range -= u32::from(self.busy.remove(port) && counts);
+    }
 }
 
 /// The sockets of a client's network namespace.
@@ -169,6 +183,7 @@ impl Client {
         self.ports.push(Ports {
             to,
             busy: PortBitmap::new(),
+            busy_in_range: 0,
             waiting: PortBitmap::new(),
             sockets: PortMap::default(),
         });
@@ -204,11 +219,13 @@ impl Client {
         }
         let local = Endpoint::new(to.saddr, port);
         let remote = Endpoint::new(to.daddr, to.dport);
-        let (socket, outcome) = Socket::connect(&self.ctx(now), local, remote, old.as_ref());
+        let (socket, mut outcome) = Socket::connect(&self.ctx(now), local, remote, old.as_ref());
+        outcome.timer_moved = true;
+        let range = self.range().ok();
         let ports = &mut self.ports[dest as usize];
         ports.sockets.get_or_insert(port, socket);
         ports.waiting.remove(port);
-        ports.busy.insert(port);
+        ports.occupy(port, range);
         if let Some(counts) = &mut self.counts
             && old.is_none()
         {
@@ -232,8 +249,12 @@ impl Client {
         chooser: &mut PortChooser,
         rng: &mut impl rand::Rng,
     ) -> Result<u16, NoPort> {
-        let ctx = self.ctx(now);
+        let (ctx, range) = (self.ctx(now), self.range()?);
         let ports = &self.ports[dest as usize];
+        // No search finds anything, and a search that finds nothing leaves no trace.
+        if ports.busy_in_range == range.size() {
+            return Err(NoPort::AddressNotAvailable);
+        }
         let reusable = |port| {
             self.socket(ConnId { dest, port })
                 .is_none_or(|old| timewait::reusable(old, &ctx, false))
@@ -244,7 +265,7 @@ impl Client {
             waiting: (!ports.waiting.is_empty()).then_some((&ports.waiting, reusable)),
         };
         chooser
-            .choose(ports.to, self.range()?, now, rng, &usable)
+            .choose(ports.to, range, now, rng, &usable)
             .map(|choice| choice.port)
             .ok_or(NoPort::AddressNotAvailable)
     }
@@ -305,16 +326,19 @@ impl Client {
             now,
             tw_full: self.time_waits >= self.stack.sysctls.max_tw_buckets,
         };
+        let range = self.range().ok();
         let ports = self.ports.get_mut(id.dest as usize)?;
         let socket = ports.sockets.get_mut(id.port)?;
         let before = socket.state().is_time_wait();
-        let outcome = act(socket, &ctx);
+        let timer = socket.raw_timer();
+        let mut outcome = act(socket, &ctx);
         let state = socket.state();
+        outcome.timer_moved = socket.raw_timer() != timer || state == State::Closed;
         if state.is_time_wait() != before {
             if state.is_time_wait() {
                 self.time_waits += 1;
                 if timewait::ever_reusable(socket, &ctx) {
-                    ports.busy.remove(id.port);
+                    ports.vacate(id.port, range);
                     ports.waiting.insert(id.port);
                 }
             } else {
@@ -328,9 +352,10 @@ impl Client {
     }
 
     fn forget(&mut self, id: ConnId) {
+        let range = self.range().ok();
         let ports = &mut self.ports[id.dest as usize];
         ports.sockets.remove(id.port);
-        ports.busy.remove(id.port);
+        ports.vacate(id.port, range);
         ports.waiting.remove(id.port);
         if let Some(counts) = &mut self.counts {
             counts.sub(id.port);

@@ -6,11 +6,11 @@
 use super::client::{Client, ConnId};
 use super::rule::Rule;
 use super::secret;
-use super::server::Pod;
+use super::server::{Phase, Pod};
 use super::socket::{Ctx, Outcome, Socket, flag};
 use super::state::{Input, State};
-use super::timewait;
-use crate::segment::{Endpoint, Tuple};
+use super::timewait::{self, Verdict};
+use crate::segment::{Endpoint, Segment, Tuple};
 use crate::time::{Instant, Span};
 
 /// What one side chose for a connection: where its numbers and its timestamps begin.
@@ -108,15 +108,35 @@ impl Pod {
     pub fn begin(&self, at: Instant, peer: Endpoint) -> Begin {
         let tuple = Tuple::tcp(self.address(), peer);
         let stack = self.stack();
+        let (isn, ts_offset) = stack.secret.isn_and_offset(stack.kernel, tuple, at);
         let stamps = stack.sysctls.timestamps;
         Begin {
-            isn: stack.secret.isn(tuple, at),
-            ts_offset: if stamps {
-                stack.secret.timestamp_offset(stack.kernel, tuple)
-            } else {
-                0
-            },
+            isn,
+            ts_offset: if stamps { ts_offset } else { 0 },
         }
+    }
+
+    /// The same for the connection that a forwarded SYN opens when it comes at `at`. `None` if it opens none, or not at
+    /// once: nobody listens, or the socket of the port's last use is in its way. One in TIME_WAIT makes room by its own
+    /// rule.
+    pub fn expect(&self, at: Instant, syn: &Segment) -> Option<Begin> {
+        if self.phase() != Phase::Serving {
+            return None;
+        }
+        let peer = syn.tuple.src;
+        let mut begin = self.begin(at, peer);
+        if let Some(old) = self.socket(peer) {
+            let over = self.timer(at, peer)?;
+            if old.state != State::TimeWait || over <= self.stack().clock.jiffies(at) {
+                return None;
+            }
+            let mut old = *old;
+            match timewait::process(&mut old, &self.ctx(at), syn) {
+                (_, Verdict::Reopen(isn)) => begin.isn = isn,
+                (_, Verdict::Done) => return None,
+            }
+        }
+        Some(begin)
     }
 
     /// A connection of `peer` rests in TIME_WAIT from `at` on, by a segment which the peer had sent `age` before.

@@ -80,6 +80,11 @@ impl PortRange {
         self.end - self.low
     }
 
+    /// Whether a port is in it.
+    pub const fn contains(self, port: u16) -> bool {
+        self.low <= port as u32 && (port as u32) < self.end
+    }
+
     /// `size` rounded down to even, as the two-pass search computes it.
     const fn even_size(self) -> u32 {
         let size = self.size();
@@ -194,6 +199,8 @@ pub struct PortChooser {
     hint: u32,
     /// How far each slot of `table_perturb` has moved since boot.
     moved: HashMap<u32, u32, FxBuildHasher>,
+    /// The latest destination with its offset.
+    offset: Option<(Destination, u32)>,
 }
 
 impl PortChooser {
@@ -205,6 +212,7 @@ impl PortChooser {
             clock,
             hint: 0,
             moved: HashMap::default(),
+            offset: None,
         }
     }
 
@@ -220,6 +228,18 @@ impl PortChooser {
         self.era
     }
 
+    /// The offset of a destination's ports; most hosts have one destination.
+    fn port_offset(&mut self, to: Destination) -> u32 {
+        match self.offset {
+            Some((known, offset)) if known == to => offset,
+            _ => {
+                let offset = self.secret.port_offset(to);
+                self.offset = Some((to, offset));
+                offset
+            }
+        }
+    }
+
     /// The port of an unbound connect() at `now`, and the advance of the hint. `None` is EADDRNOTAVAIL: no
     /// port of the range is usable, and the hint stays.
     pub fn choose(
@@ -232,25 +252,25 @@ impl PortChooser {
     ) -> Option<Choice> {
         match self.era {
             PortEra::Sequential => {
-                let offset = self.hint.wrapping_add(self.secret.port_offset(to));
+                let offset = self.hint.wrapping_add(self.port_offset(to));
                 let choice = one_pass(offset.wrapping_add(1), range, usable)?;
                 self.hint = self.hint.wrapping_add(choice.distance + 1);
                 Some(choice)
             }
             PortEra::EvenStart => {
-                let offset = self.hint.wrapping_add(self.secret.port_offset(to)) & !1;
+                let offset = self.hint.wrapping_add(self.port_offset(to)) & !1;
                 let choice = one_pass(offset, range, usable)?;
                 self.hint = self.hint.wrapping_add((choice.distance + 2) & !1);
                 Some(choice)
             }
             PortEra::TwoPass => {
-                let offset = self.hint.wrapping_add(self.secret.port_offset(to));
+                let offset = self.hint.wrapping_add(self.port_offset(to));
                 let choice = two_pass(offset, range, usable)?;
                 self.hint = self.hint.wrapping_add(choice.distance + 2);
                 Some(choice)
             }
             PortEra::Perturb256 => {
-                let hash = self.secret.port_offset(to);
+                let hash = self.port_offset(to);
                 let slot = hash.wrapping_mul(0x61c8_8647) >> 24;
                 let choice = two_pass(self.slot(slot).wrapping_add(hash), range, usable)?;
                 let noisy = choice.distance == 0 && rng.next_u32().is_multiple_of(16);

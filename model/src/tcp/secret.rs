@@ -49,23 +49,24 @@ impl Secret {
         }
     }
 
-    fn words(&self, words: &[u32]) -> u64 {
-        let mut hasher = SipHasher24::new_with_keys(self.k0, self.k1);
-        for word in words {
-            hasher.write(&word.to_le_bytes());
+    /// The hash of up to four words.
+    fn words<const N: usize>(&self, words: [u32; N]) -> u64 {
+        let mut bytes = [0; 16];
+        for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
         }
-        hasher.finish()
+        SipHasher24::new_with_keys(self.k0, self.k1).hash(&bytes[..4 * N])
     }
 
     /// The offset of a destination's port sequence before 5.18 (`secure_ipv4_port_ephemeral`): 32 bits.
     pub fn port_offset(&self, to: Destination) -> u32 {
-        self.words(&[to.saddr.to_bits(), to.daddr.to_bits(), u32::from(to.dport)]) as u32
+        self.words([to.saddr.to_bits(), to.daddr.to_bits(), u32::from(to.dport)]) as u32
     }
 
     /// The same since 5.18: 64 bits, drawn anew every ten seconds.
     pub fn salted_port_offset(&self, to: Destination, now: Jiffies, hz: u32) -> u64 {
         let salt = (now.0 / (10 * u64::from(hz))) as u32;
-        self.words(&[
+        self.words([
             to.saddr.to_bits(),
             to.daddr.to_bits(),
             u32::from(to.dport),
@@ -75,14 +76,27 @@ impl Secret {
 
     /// The random content of a slot of `table_perturb` at boot.
     pub fn perturb(&self, slot: u32) -> u32 {
-        self.words(&[0x7065_7274, slot]) as u32
+        self.words([0x7065_7274, slot]) as u32
     }
 
     /// The initial sequence number of a connection that opens at `now`, seen from `tuple.src`
     /// (`secure_tcp_seq`): for one four-tuple it advances by 15 625 000 a second.
     pub fn isn(&self, tuple: Tuple, now: Instant) -> u32 {
-        let hash = self.tuple_hash(tuple) as u32;
-        hash.wrapping_add(((self.wall_ns.wrapping_add(now.0)) >> 6) as u32)
+        self.isn_of(self.tuple_hash(tuple), now)
+    }
+
+    /// What a connection begins with, as [`Secret::isn`] and [`Secret::timestamp_offset`] tell: both are parts of one hash
+    /// since they are per four-tuple.
+    pub fn isn_and_offset(&self, kernel: Behaviours, tuple: Tuple, now: Instant) -> (u32, u32) {
+        if !kernel.has(Gate::TsOffsetPerTuple) {
+            return (self.isn(tuple, now), self.timestamp_offset(kernel, tuple));
+        }
+        let hash = self.tuple_hash(tuple);
+        (self.isn_of(hash, now), (hash >> 32) as u32)
+    }
+
+    const fn isn_of(&self, hash: u64, now: Instant) -> u32 {
+        (hash as u32).wrapping_add(((self.wall_ns.wrapping_add(now.0)) >> 6) as u32)
     }
 
     /// The offset of the timestamps that `tuple.src` sends (`secure_tcp_ts_off`).
@@ -90,7 +104,7 @@ impl Secret {
         if kernel.has(Gate::TsOffsetPerTuple) {
             (self.tuple_hash(tuple) >> 32) as u32
         } else if kernel.has(Gate::TsOffsetRandom) {
-            self.words(&[tuple.src.ip.to_bits(), tuple.dst.ip.to_bits()]) as u32
+            self.words([tuple.src.ip.to_bits(), tuple.dst.ip.to_bits()]) as u32
         } else {
             0
         }
@@ -98,7 +112,7 @@ impl Secret {
 
     fn tuple_hash(&self, tuple: Tuple) -> u64 {
         let ports = u32::from(tuple.src.port) << 16 | u32::from(tuple.dst.port);
-        self.words(&[tuple.src.ip.to_bits(), tuple.dst.ip.to_bits(), ports])
+        self.words([tuple.src.ip.to_bits(), tuple.dst.ip.to_bits(), ports])
     }
 }
 

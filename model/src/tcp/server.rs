@@ -94,10 +94,11 @@ impl Pod {
         }
     }
 
-    /// Files a socket in TIME_WAIT towards `peer`, which had none.
+    /// Files a socket in TIME_WAIT towards `peer`, which had none, or another in TIME_WAIT.
     pub(super) fn enter_rest(&mut self, peer: Endpoint, socket: Socket) {
+        let replaces = self.sockets.get(peer).is_some();
         self.sockets.insert(peer, socket);
-        self.time_waits += 1;
+        self.time_waits += u32::from(!replaces);
     }
 
     /// How far its death has gone.
@@ -148,9 +149,11 @@ impl Pod {
         };
         let socket = self.sockets.get_mut(peer)?;
         let before = u32::from(socket.state().is_time_wait());
-        let outcome = act(socket, &ctx);
+        let timer = socket.raw_timer();
+        let mut outcome = act(socket, &ctx);
         let after = u32::from(socket.state().is_time_wait());
         let closed = socket.state() == State::Closed;
+        outcome.timer_moved = closed || socket.raw_timer() != timer;
         self.time_waits = self.time_waits + after - before;
         if closed {
             self.sockets.remove(peer);
@@ -206,7 +209,8 @@ impl Pod {
         } else {
             Rule::SynAnswered
         };
-        let outcome = Outcome::sending(rule, request.syn_ack(&ctx));
+        let mut outcome = Outcome::sending(rule, request.syn_ack(&ctx));
+        outcome.timer_moved = true;
         self.sockets.insert(segment.tuple.src, request);
         outcome
     }

@@ -141,6 +141,8 @@ pub enum Event {
 pub struct Outcome {
     /// The rule that decided.
     pub rule: Rule,
+    /// Whether the socket's timer was armed, moved or stopped, or the socket is gone; kept by client and pod.
+    pub timer_moved: bool,
     segments: [Segment; 4],
     segment_count: u8,
     events: [Event; 4],
@@ -159,6 +161,7 @@ impl Outcome {
         };
         Self {
             rule,
+            timer_moved: false,
             segments: [NOTHING; 4],
             segment_count: 0,
             events: [Event::Connected; 4],
@@ -300,6 +303,15 @@ impl Socket {
         Some(Jiffies(now.0.saturating_add_signed(distance as i64)))
     }
 
+    /// What tells one arming of the timer from another.
+    pub(super) const fn raw_timer(&self) -> Option<u32> {
+        if self.flags & flag::TIMER == 0 {
+            None
+        } else {
+            Some(self.timer)
+        }
+    }
+
     /// The wheel level of the timer, 0 to 8. Of the timers of one tick the kernel runs those of the highest level
     /// first, and of one level those armed last first (`collect_expired_timers`, `hlist_add_head`).
     pub const fn timer_level(&self) -> u8 {
@@ -378,16 +390,18 @@ impl Socket {
     ) -> (Self, Outcome) {
         let mut socket = Self::blank(local, remote, State::Closed, ctx.hz());
         let tuple = socket.tuple();
+        let secret = &ctx.stack.secret;
+        let (fresh_isn, ts_offset) = secret.isn_and_offset(ctx.stack.kernel, tuple, ctx.now);
         let isn = match taken_over {
             Some(old) => {
                 socket.ts_recent = old.ts_recent;
                 socket.ts_recent_stamp = old.ts_recent_stamp;
                 super::timewait::next_isn(old)
             }
-            None => ctx.stack.secret.isn(tuple, ctx.now),
+            None => fresh_isn,
         };
         if ctx.stack.sysctls.timestamps {
-            socket.ts_offset = ctx.stack.secret.timestamp_offset(ctx.stack.kernel, tuple);
+            socket.ts_offset = ts_offset;
         }
         socket.snd_una = isn;
         socket.snd_nxt = isn.wrapping_add(1);
@@ -408,12 +422,14 @@ impl Socket {
     pub(super) fn request(ctx: &Ctx<'_>, syn: &Segment, isn: Option<u32>) -> Self {
         let mut socket = Self::blank(syn.tuple.dst, syn.tuple.src, State::Listen, ctx.hz());
         let tuple = socket.tuple();
-        let isn = isn.unwrap_or_else(|| ctx.stack.secret.isn(tuple, ctx.now));
+        let secret = &ctx.stack.secret;
+        let (fresh_isn, ts_offset) = secret.isn_and_offset(ctx.stack.kernel, tuple, ctx.now);
+        let isn = isn.unwrap_or(fresh_isn);
         if let (Some(stamps), true) = (syn.options.timestamps, ctx.stack.sysctls.timestamps) {
             socket.set(flag::TIMESTAMPS, true);
             socket.ts_recent = stamps.val;
             socket.ts_recent_stamp = ctx.seconds().max(1);
-            socket.ts_offset = ctx.stack.secret.timestamp_offset(ctx.stack.kernel, tuple);
+            socket.ts_offset = ts_offset;
         }
         socket.snd_una = isn;
         socket.snd_nxt = isn.wrapping_add(1);

@@ -47,6 +47,8 @@ pub struct Queue<E> {
     lines: Vec<DelayLine<E>>,
     /// The key of the first event of each line, [`NEVER`] for an empty one.
     fronts: Vec<Key>,
+    /// The earliest of them, and its line.
+    best: (Key, usize),
     /// Buckets up to this one are in `near` and `late`.
     bucket: u64,
     /// What is left of the bucket, the last event first.
@@ -72,6 +74,7 @@ impl<E> Default for Queue<E> {
             sequence: 0,
             lines: Vec::new(),
             fronts: Vec::new(),
+            best: (NEVER, 0),
             bucket: 0,
             near: Vec::new(),
             late: BinaryHeap::new(),
@@ -125,6 +128,9 @@ impl<E> Queue<E> {
         let key = (when, self.sequence);
         if line.waiting.is_empty() {
             self.fronts[lane.line] = key;
+            if key < self.best.0 {
+                self.best = (key, lane.line);
+            }
         }
         line.waiting.push_back((key, event));
     }
@@ -209,12 +215,21 @@ impl<E> Queue<E> {
         {
             best = (*key, Source::Late);
         }
-        for (line, key) in self.fronts.iter().enumerate() {
-            if *key < best.0 {
-                best = (*key, Source::Line(line));
-            }
+        if self.best.0 < best.0 {
+            best = (self.best.0, Source::Line(self.best.1));
         }
         best
+    }
+
+    /// Finds the earliest line anew.
+    #[inline]
+    fn find_best(&mut self) {
+        self.best = (NEVER, 0);
+        for (line, key) in self.fronts.iter().enumerate() {
+            if *key < self.best.0 {
+                self.best = (*key, line);
+            }
+        }
     }
 
     /// Takes the next event if it is not after `until`.
@@ -238,6 +253,7 @@ impl<E> Queue<E> {
                 let waiting = &mut self.lines[index].waiting;
                 let (_, event) = waiting.pop_front()?;
                 self.fronts[index] = waiting.front().map_or(NEVER, |(key, _)| *key);
+                self.find_best();
                 return Some((when, event));
             }
             Source::Near => self.near.pop()?.1,

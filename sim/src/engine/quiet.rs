@@ -8,7 +8,7 @@
 //!
 //! Declined, and so left to the packet path, is every connection
 //! - during which a control event, a scan of conntrack or the end of the run falls (`World::next_control`);
-//! - whose port, real server or pod still has packets, sockets or an application's work from an earlier use;
+//! - whose port or pod still has packets, sockets (other than in TIME_WAIT) or an application's work from an earlier use;
 //! - that is near a limit: table, TIME_WAIT sockets;
 //! - of a scenario in which the way of a connection is random, or depends on other connections (see [`permits`]).
 //!
@@ -16,14 +16,13 @@
 
 use std::cmp::Reverse;
 
-use ipvs_model::conntrack::{self, CtRule, Dir};
+use ipvs_model::conntrack::{self, CtRule};
 use ipvs_model::ipvs::state::State as EntryState;
 use ipvs_model::kernel::Gate;
 use ipvs_model::node::{Decision, Verdict};
 use ipvs_model::segment::{Endpoint, Proto, Segment};
 use ipvs_model::tcp::client::ConnId;
 use ipvs_model::tcp::foreseen::{Begin, Rest};
-use ipvs_model::tcp::server::Phase;
 use ipvs_model::tcp::state::State;
 use ipvs_model::time::{Instant, NANOS_PER_SEC, Span};
 
@@ -284,8 +283,8 @@ struct Lesson<'a> {
     client: Option<(ConnId, Endpoint, Begin, State)>,
     pod_state: Option<State>,
     pod_begin: Option<Begin>,
-    /// Packets at the node, with the entry's state after each.
-    packets: Vec<(Instant, EntryState)>,
+    /// Packets at the node, with the entry's state and lifetime after each.
+    packets: Vec<(Instant, EntryState, u32)>,
     connected: Option<Instant>,
     answered: Option<Instant>,
     client_changed: Instant,
@@ -323,7 +322,8 @@ impl<'a> Lesson<'a> {
         if world.packets > self.packets.len() as u64
             && let Some((_, entry)) = world.node.ipvs.table().iter().next()
         {
-            self.packets.push((now, entry.state()));
+            self.packets
+                .push((now, entry.state(), entry.timeout_ticks()));
             let peer = entry.client();
             if self.client.is_none() {
                 let host = world.hosts.get(0);
@@ -364,8 +364,8 @@ impl<'a> Lesson<'a> {
         let world = &mut self.world;
         let (id, peer, own, client_state) = self.client?;
         let theirs = self.pod_begin?;
-        let (syn, state) = *self.packets.first()?;
-        let (last, _) = *self.packets.last()?;
+        let (syn, state, _) = *self.packets.first()?;
+        let (last, _, _) = *self.packets.last()?;
         let answered = self.answered?;
         let counts = world.observer.so_far();
         if counts.count(Outcome::Answered) != 1 || world.packets != self.packets.len() as u64 {
@@ -413,14 +413,15 @@ impl<'a> Lesson<'a> {
     }
 }
 
-/// The packets that still matter to the entry's timer: those since its state last changed, and one before. Each packet arms
-/// it anew; only a change of state changes for how long.
-fn tail(packets: &[(Instant, EntryState)], syn: Instant) -> Vec<(Span, EntryState)> {
-    let last = packets.last().map(|(_, state)| *state);
-    let others = packets.iter().rposition(|(_, state)| Some(*state) != last);
-    let from = others.map_or(0, |at| at.saturating_sub(3));
-    let steps = packets[from..].iter();
-    steps.map(|(at, state)| (at.since(syn), *state)).collect()
+/// The packets that still matter to the entry's timer: those since its lifetime last changed, and one before. Each packet
+/// arms it anew, and a timer keeps its place in its bucket only if the packet before had put it there.
+fn tail(packets: &[(Instant, EntryState, u32)], syn: Instant) -> Vec<(Span, EntryState)> {
+    let last = packets.last().map(|packet| packet.2);
+    let others = packets.iter().rposition(|packet| Some(packet.2) != last);
+    let steps = packets[others.unwrap_or(0)..].iter();
+    steps
+        .map(|(at, state, _)| (at.since(syn), *state))
+        .collect()
 }
 
 impl World<'_> {
@@ -521,16 +522,16 @@ impl World<'_> {
         {
             return None;
         }
-        let ct = self.node.ct.find(clock.jiffies(now), &segment.tuple)?;
-        if ct.dir != Dir::Original || !self.node.ct.is_fresh(ct.slot) {
-            return None;
-        }
+        let ct = self.node.ct.latest_fresh(&segment.tuple)?;
         // The pod.
         if self.dead_ends.place(out.tuple.dst.ip).is_some() {
             return None;
         }
         let place = self.pods.at(out.tuple.dst.ip)?;
-        let theirs = self.pods.expect_quiet(place, now + quiet.node_pod, peer)?;
+        let rests = healthy.pod.is_some();
+        let theirs = self
+            .pods
+            .expect_quiet(place, now + quiet.node_pod, &out, rests)?;
 
         // Nothing is in the way.
         let request = self.requests.get_mut(slot)?;
@@ -542,7 +543,7 @@ impl World<'_> {
         let last = clock.jiffies(now + healthy.last);
         self.node
             .ct
-            .foresee(ct.slot, &healthy.ct, [own.isn, theirs.isn], last);
+            .foresee(ct, &healthy.ct, [own.isn, theirs.isn], last);
         let age = quiet.client_node + quiet.node_pod;
         if let ClientEnd::Rests(resting) = &healthy.client {
             let client = &mut self.hosts.get(number).client;
@@ -603,33 +604,39 @@ impl World<'_> {
 }
 
 impl Pods {
-    /// What the pod at a place will choose for a connection of `peer` whose SYN comes at `at`, if that connection goes
-    /// its way: the pod serves, nothing is left of the peer's port anywhere but TIME_WAITs in other pods.
-    fn expect_quiet(&mut self, place: u32, at: Instant, peer: Endpoint) -> Option<Begin> {
+    /// What the pod at a place will choose for the connection of a SYN that comes at `at`, if that connection goes its way: the
+    /// pod serves, and nothing but TIME_WAITs is left of the peer's port anywhere. `rests`: it will end in TIME_WAIT there.
+    fn expect_quiet(
+        &mut self,
+        place: u32,
+        at: Instant,
+        syn: &Segment,
+        rests: bool,
+    ) -> Option<Begin> {
+        let peer = syn.tuple.src;
+        let mut waits_here = false;
         for (number, host) in self.each().enumerate() {
             if host.draining {
                 return None;
             }
             let socket = host.pod.as_ref().and_then(|pod| pod.socket(peer));
-            let here = number == place as usize;
-            match socket {
-                None => {}
-                Some(socket) if !here && socket.state() == State::TimeWait => {}
-                Some(_) => return None,
+            if let Some(socket) = socket {
+                if socket.state() != State::TimeWait {
+                    return None;
+                }
+                waits_here |= number == place as usize;
             }
         }
         let host = self.get(place);
         let pod = host.pod.as_ref()?;
         let full = pod.time_waits().saturating_add(MARGIN) >= pod.stack().sysctls.max_tw_buckets;
-        if host.direct
-            || host.exited.is_some()
-            || host.peers.get(peer).is_some()
-            || pod.phase() != Phase::Serving
-            || full
-        {
+        // What the process knew of the port's last use goes with its socket.
+        let known = host.peers.get(peer);
+        let forgotten = known.is_none_or(|known| waits_here && known.closed);
+        if host.direct || host.exited.is_some() || full || !forgotten || (waits_here && !rests) {
             return None;
         }
-        Some(pod.begin(at, peer))
+        pod.expect(at, syn)
     }
 
     /// Leaves a connection in TIME_WAIT at a pod; when its timer fires.

@@ -231,7 +231,9 @@ impl World<'_> {
                 SocketEvent::Accepted | SocketEvent::Closed => {}
             }
         }
-        self.file_client_timer(host, port);
+        if outcome.timer_moved {
+            self.file_client_timer(host, port);
+        }
     }
 
     pub(super) fn conn_id(&mut self, host: u32, port: u16) -> Option<ConnId> {
@@ -278,7 +280,9 @@ impl World<'_> {
         let Some(id) = self.conn_id(host, port) else {
             return;
         };
-        let outcome = self.hosts.get(host).client.on_timer(self.now, id);
+        let mut outcome = self.hosts.get(host).client.on_timer(self.now, id);
+        // A timer that was filed too early is filed again.
+        outcome.timer_moved = true;
         self.client_did(host, port, &outcome);
     }
 
@@ -763,7 +767,9 @@ impl World<'_> {
                 SocketEvent::Connected => {}
             }
         }
-        self.file_pod_timer(place, peer);
+        if outcome.timer_moved {
+            self.file_pod_timer(place, peer);
+        }
     }
 
     fn pod_forgets(&mut self, place: u32, peer: Endpoint) {
@@ -816,7 +822,9 @@ impl World<'_> {
             _ => return,
         }
         let Some(pod) = &mut host.pod else { return };
-        let outcome = pod.on_timer(now, peer);
+        let mut outcome = pod.on_timer(now, peer);
+        // A timer that was filed too early is filed again.
+        outcome.timer_moved = true;
         self.pod_did(place, peer, &outcome);
     }
 
