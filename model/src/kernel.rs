@@ -9,6 +9,12 @@ use core::str::FromStr;
 
 use crate::time::TimerEra;
 
+mod levels;
+pub mod possible;
+mod release;
+
+pub use release::{Flavour, Kernel, ParseReleaseError, Taken};
+
 /// A mainline version or stable release: `major.minor.patch`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u16, pub u16, pub u16);
@@ -81,7 +87,7 @@ gates! {
     ReuseDropsConfirmed "reuse-drops-confirmed"
         since Some(v(5, 9, 0)),
         backports [v(4, 14, 194), v(4, 19, 140), v(5, 4, 59), v(5, 7, 16), v(5, 8, 2)],
-        el7 false, "f0a5e4d7a594; stable announcements";
+        el7 false, "f0a5e4d7a594; stable announcements, 5.7.16 in its review (178 of 393, 2020-08-17); absent in 5.7.14";
     /// A packet on an entry of a deleted real server is rescheduled at once; deletion flushes entries a jiffy later (expire_nodest_conn=1).
     DeletedDestReschedules "deleted-dest-reschedules"
         since Some(v(5, 9, 0)), backports [], el7 false, "35dfb013149f, 04231e52d355; read in 5.4.214 (absent), 5.9.1";
@@ -92,7 +98,7 @@ gates! {
     WeightZeroAnyMode "weight-zero-any-mode"
         since Some(v(5, 16, 0)),
         backports [v(4, 14, 257), v(4, 19, 219), v(5, 4, 163), v(5, 10, 83), v(5, 15, 6)],
-        el7 false, "c95c07836fa4; stable announcements";
+        el7 false, "c95c07836fa4; stable announcements, 5.4.163 in its review (46 of 92, 2021-11-29)";
     /// An ACK on a fresh entry makes it ESTABLISHED (before: CLOSE), and sloppy_tcp exists.
     AckEstablishes "ack-establishes"
         since Some(v(3, 11, 0)), backports [], el7 false, "read in 3.10.4 (absent), 4.1.6; release from memory";
@@ -184,7 +190,7 @@ gates! {
     ConnectRandomStep "connect-random-step"
         since Some(v(5, 18, 0)),
         backports [v(4, 9, 320), v(4, 14, 285), v(4, 19, 249), v(5, 4, 201), v(5, 10, 125), v(5, 15, 41), v(5, 17, 9)],
-        el7 false, "ca7af0402550, 4c2c8f03a5ab; 5.10.125 and 5.15.41 announced, the others from memory";
+        el7 false, "ca7af0402550, 4c2c8f03a5ab; announced for 4.9.320, 4.14.285, 5.4.201, 5.10.125, 5.15.41; 4.19.249 and 5.17.9 from memory";
     /// tcp_tw_reuse=2 (loopback only) is the default and reuse is allowed within the second.
     TwReuseLoopback "tw-reuse-loopback"
         since Some(v(4, 19, 0)), backports [], el7 false, "79e9fed46038";
@@ -300,19 +306,6 @@ impl Behaviours {
     }
 }
 
-/// Who built a kernel, as far as it decides what may have been back-ported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flavour {
-    /// kernel.org: the patch level says everything.
-    Vanilla,
-    /// RHEL or CentOS 7: 3.10 by name, a mixture by content; read.
-    El7,
-    /// A distribution that hides the stable patch level behind a number of its own (Debian, Ubuntu).
-    HiddenPatch,
-    /// A vendor that adds patches of its own to a stated base (RHEL 8 and 9, Alibaba, Tencent, ...).
-    Vendor,
-}
-
 /// Whether a kernel has a behaviour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -322,151 +315,6 @@ pub enum Answer {
     No,
     /// The release string does not tell; the pessimistic reading is that it has not.
     Unknown,
-}
-
-/// A parsed kernel release.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kernel {
-    /// The string that was parsed, such as `5.15.0-91-generic`.
-    pub release: String,
-    /// The version that the release builds on.
-    pub version: Version,
-    /// Who built it.
-    pub flavour: Flavour,
-}
-
-/// Why a release string was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ParseReleaseError {
-    release: String,
-    reason: &'static str,
-}
-
-impl fmt::Display for ParseReleaseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "`{}` is not a kernel release ({}); write what `uname -r` prints, such as 5.15.0-91-generic or 6.1.90",
-            self.release, self.reason
-        )
-    }
-}
-
-impl core::error::Error for ParseReleaseError {}
-
-impl FromStr for Kernel {
-    type Err = ParseReleaseError;
-
-    fn from_str(release: &str) -> Result<Self, Self::Err> {
-        let fail = |reason| ParseReleaseError {
-            release: release.to_owned(),
-            reason,
-        };
-        let text = release.trim();
-        let numbers_end = text
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(text.len());
-        let (numbers, suffix) = text.split_at(numbers_end);
-        let numbers = numbers.trim_end_matches('.');
-        let mut parts = numbers.split('.');
-        let mut next = |reason| match parts.next() {
-            None => Ok(None),
-            Some(digits) => digits.parse::<u16>().map(Some).map_err(|_| fail(reason)),
-        };
-        let major = next("it must start with a number")?.ok_or_else(|| fail("it is empty"))?;
-        let minor = next("bad minor number")?.ok_or_else(|| fail("it has no minor number"))?;
-        let patch = next("bad patch level")?;
-        let version = Version(major, minor, patch.unwrap_or(0));
-        if version < Version(3, 10, 0) {
-            return Err(fail("nothing before 3.10 is modelled"));
-        }
-        if major > 20 {
-            return Err(fail("there is no such major version"));
-        }
-        Ok(Self {
-            release: text.to_owned(),
-            version,
-            flavour: Flavour::of(version, suffix),
-        })
-    }
-}
-
-impl Flavour {
-    fn of(version: Version, suffix: &str) -> Self {
-        let suffix = suffix.trim_start_matches(['-', '+']);
-        let vendor_marks = [
-            "el8", "el9", "el10", "al7", "al8", "alnx", "an7", "an8", "tlinux", "tl2", "tl3", "oe",
-            "uek", "lp1", "default",
-        ];
-        if suffix.contains("el7") && version.0 == 3 {
-            return Self::El7;
-        }
-        if vendor_marks.iter().any(|mark| suffix.contains(mark)) || suffix.contains("el7") {
-            return Self::Vendor;
-        }
-        let abi_number = suffix
-            .split('-')
-            .next()
-            .is_some_and(|n| n.parse::<u32>().is_ok());
-        if version.2 == 0 && abi_number {
-            return Self::HiddenPatch;
-        }
-        Self::Vanilla
-    }
-}
-
-impl Kernel {
-    /// Whether this kernel has a behaviour.
-    pub fn answer(&self, gate: Gate) -> Answer {
-        let row = gate.row();
-        if self.flavour == Flavour::El7 {
-            return if row.el7 { Answer::Yes } else { Answer::No };
-        }
-        if row.since.is_some_and(|since| self.version >= since) {
-            return Answer::Yes;
-        }
-        let backport = row
-            .backports
-            .iter()
-            .find(|port| (port.0, port.1) == (self.version.0, self.version.1));
-        match (backport, self.flavour) {
-            (Some(port), _) if self.version >= *port => Answer::Yes,
-            (Some(_), Flavour::HiddenPatch) => Answer::Unknown,
-            (_, Flavour::Vendor) => Answer::Unknown,
-            _ => Answer::No,
-        }
-    }
-
-    /// The kernel's behaviours; what is unknown counts as `assume`.
-    pub fn behaviours_assuming(&self, assume: bool) -> Behaviours {
-        GATES.iter().fold(Behaviours::default(), |set, row| {
-            let present = match self.answer(row.gate) {
-                Answer::Yes => true,
-                Answer::No => false,
-                Answer::Unknown => assume,
-            };
-            set.with(row.gate, present)
-        })
-    }
-
-    /// The kernel's behaviours; what is unknown counts as absent.
-    pub fn behaviours(&self) -> Behaviours {
-        self.behaviours_assuming(false)
-    }
-
-    /// The gates that the release string does not decide.
-    pub fn unknown(&self) -> impl Iterator<Item = Gate> + '_ {
-        GATES
-            .iter()
-            .map(|row| row.gate)
-            .filter(|gate| self.answer(*gate) == Answer::Unknown)
-    }
-}
-
-impl fmt::Display for Kernel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.release)
-    }
 }
 
 #[cfg(test)]
@@ -514,61 +362,6 @@ mod tests {
         ];
         for (release, era) in rows {
             assert_eq!(kernel(release).behaviours().reuse_era(), era, "{release}");
-        }
-    }
-
-    #[test]
-    fn real_release_strings_parse() {
-        let rows = [
-            ("5.4.0-91-generic", Version(5, 4, 0), Flavour::HiddenPatch),
-            ("3.10.0-1160.el7.x86_64", Version(3, 10, 0), Flavour::El7),
-            ("4.19.91-21.al7.x86_64", Version(4, 19, 91), Flavour::Vendor),
-            (
-                "5.10.134-16.al8.x86_64",
-                Version(5, 10, 134),
-                Flavour::Vendor,
-            ),
-            ("6.1.0-18-amd64", Version(6, 1, 0), Flavour::HiddenPatch),
-            ("4.18.0-305.el8.x86_64", Version(4, 18, 0), Flavour::Vendor),
-            ("4.15.0-1023-aws", Version(4, 15, 0), Flavour::HiddenPatch),
-            ("5.15.146+", Version(5, 15, 146), Flavour::Vanilla),
-            ("5.17.0-rc5", Version(5, 17, 0), Flavour::Vanilla),
-            ("4.14.257-rc1", Version(4, 14, 257), Flavour::Vanilla),
-            (
-                "5.10.176-157.645.amzn2.x86_64",
-                Version(5, 10, 176),
-                Flavour::Vanilla,
-            ),
-        ];
-        for (release, version, flavour) in rows {
-            let parsed = kernel(release);
-            assert_eq!(
-                (parsed.version, parsed.flavour),
-                (version, flavour),
-                "{release}"
-            );
-        }
-    }
-
-    #[test]
-    fn hidden_patch_levels_are_reported_as_unknown() {
-        let ubuntu = kernel("5.4.0-91-generic");
-        assert_eq!(ubuntu.answer(Gate::WeightZeroAnyMode), Answer::Unknown);
-        assert_eq!(ubuntu.answer(Gate::ReuseMode), Answer::Yes);
-        assert_eq!(ubuntu.answer(Gate::SynLinear), Answer::No);
-        assert!(
-            ubuntu
-                .unknown()
-                .any(|gate| gate == Gate::ReuseDropsConfirmed)
-        );
-        assert_eq!(kernel("5.4.162").unknown().count(), 0);
-    }
-
-    #[test]
-    fn nonsense_is_refused_with_a_reason() {
-        for bad in ["", "linux", "5", "2.6.32", "5.x.1", "99.1", "70000.1"] {
-            let error = bad.parse::<Kernel>().unwrap_err().to_string();
-            assert!(error.contains("uname -r"), "{error}");
         }
     }
 

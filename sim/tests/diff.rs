@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use assert_cmd::Command;
+use predicates::prelude::PredicateBooleanExt as _;
 use predicates::str::contains;
 
 fn sim() -> Command {
@@ -109,4 +110,28 @@ fn an_unreadable_capture_exits_6_with_file_and_line() {
         .assert()
         .code(6)
         .stderr(contains("ipvs-conn.log:1: expected a block header"));
+}
+
+/// A recording of 5.7.14 whose manifest names only a distribution's build of 5.7: compared as each kernel that it can be, it agrees as
+/// the one without the fixes alone.
+#[test]
+fn a_release_that_leaves_fixes_open_is_told_by_the_recording() {
+    let directory = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(captures(RECORDING)).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), directory.path().join(entry.file_name())).unwrap();
+    }
+    let manifest = directory.path().join("manifest.toml");
+    let text = fs::read_to_string(&manifest).unwrap();
+    assert!(text.contains("kernel = \"5.7.14\""));
+    let text = text.replace("kernel = \"5.7.14\"", "kernel = \"5.7.0-17-generic\"");
+    fs::write(&manifest, text).unwrap();
+    sim()
+        .arg("diff")
+        .arg(directory.path())
+        .assert()
+        .code(0)
+        .stdout(contains("5.7.0-17-generic with none: agrees"))
+        .stdout(contains("5.7.0-17-generic with weight-zero-any-mode: "))
+        .stdout(contains("weight-zero-any-mode: agrees").not());
 }

@@ -116,6 +116,9 @@ proxy_gates! {
     /// The same among the node's own endpoints under a Local traffic policy.
     TerminatingLocal "terminating-local"
         since v(26, 0), backports [], "feature gate ProxyTerminatingEndpoints, on by default from 1.26; alpha from 1.22";
+    /// IPVS mode is deprecated: kube-proxy says so at its start; nftables mode is to take its place.
+    IpvsDeprecated "ipvs-deprecated"
+        since v(35, 0), backports [], "#134539, KEP-5495; read in the issue";
     /// A Local traffic policy without an endpoint on the node falls back to the endpoints of the cluster.
     LocalFallsBack "local-falls-back"
         since v(21, 0), backports [], "#97081; the release from the facts";

@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use ipvs_model::kernel::possible::NODE_DECISIVE;
+
 use super::{CommonError, Exit, Format};
-use crate::capture::Capture;
+use crate::capture::{Capture, ReadError};
+use crate::diff::Report;
 use crate::output;
 
 /// Arguments of `sim diff`.
@@ -28,9 +31,9 @@ pub fn run(args: Args) -> Result<u8, CommonError> {
     let mut divergences = 0;
     let mut reports = Vec::new();
     for path in &args.captures {
-        let unreadable = |error: crate::capture::ReadError| CommonError::Capture(error.to_string());
+        let unreadable = |error: ReadError| CommonError::Capture(error.to_string());
         let capture = Capture::open(path).map_err(unreadable)?;
-        let report = crate::diff::diff(&capture).map_err(unreadable)?;
+        let report = judge(capture).map_err(unreadable)?;
         divergences += report.divergence_count();
         match args.format {
             Format::Text => {
@@ -57,4 +60,40 @@ pub fn run(args: Args) -> Result<u8, CommonError> {
     } else {
         Exit::DIVERGENCE
     })
+}
+
+/// Compares a capture. A kernel whose release leaves open which fixes it has is compared as each kernel that it can be; the one
+/// that agrees best is shown, and how the others fared.
+fn judge(mut capture: Capture) -> Result<Report, ReadError> {
+    let kernel = capture.manifest.kernel.as_ref();
+    let possible = kernel.map_or_else(Vec::new, |kernel| kernel.possibilities(NODE_DECISIVE));
+    if possible.len() < 2 {
+        return crate::diff::diff(&capture);
+    }
+    let mut words = Vec::new();
+    let mut best: Option<Report> = None;
+    for kernel in possible {
+        words.push(format!("{kernel}: "));
+        capture.manifest.kernel = Some(kernel);
+        let report = crate::diff::diff(&capture)?;
+        let count = report.divergence_count();
+        if let Some(words) = words.last_mut() {
+            words.push_str(&match count {
+                0 => "agrees".to_owned(),
+                count => format!("{count} divergences"),
+            });
+        }
+        if best
+            .as_ref()
+            .is_none_or(|best| count < best.divergence_count())
+        {
+            best = Some(report);
+        }
+    }
+    let mut best = best.unwrap_or_default();
+    best.scope.push(format!(
+        "the release leaves open which fixes the kernel has; compared as each that it can be, the best is shown: {}",
+        words.join("; ")
+    ));
+    Ok(best)
 }

@@ -1,7 +1,8 @@
 //! `sim kernels`: what the model knows of kernels.
 
 use comfy_table::{ContentArrangement, Table};
-use ipvs_model::kernel::{Answer, Behaviours, Flavour, GATES, GateRow, Kernel, Version};
+use ipvs_model::kernel::possible::{CLIENT_DECISIVE, NODE_DECISIVE};
+use ipvs_model::kernel::{Answer, Behaviours, Flavour, GATES, Gate, GateRow, Kernel, Version};
 use ipvs_model::time::{Clock, Span, TimerEra};
 use serde_json::{Value as Json, json};
 
@@ -11,8 +12,9 @@ use crate::output;
 /// Arguments of `sim kernels`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A release as `uname -r` prints it; without one, the table of all behaviours.
-    release: Option<String>,
+    /// A release as `uname -r`, `uname -a`, /proc/version or /proc/version_signature prints it; without one, the table
+    /// of all behaviours.
+    release: Vec<String>,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -23,12 +25,13 @@ pub struct Args {
 /// # Errors
 /// If the release cannot be parsed or the output not be written.
 pub fn run(args: Args) -> Result<u8, CommonError> {
-    let text = match &args.release {
-        None => match args.format {
+    let release = args.release.join(" ");
+    let text = match args.release.is_empty() {
+        true => match args.format {
             Format::Text => table_text(),
             Format::Json => format!("{:#}\n", Json::Array(GATES.iter().map(row_json).collect())),
         },
-        Some(release) => {
+        false => {
             let kernel = release
                 .parse::<Kernel>()
                 .map_err(|error| CommonError::Usage(error.to_string()))?;
@@ -119,10 +122,10 @@ fn era_text(era: &str) -> &'static str {
 
 fn flavour_text(flavour: Flavour) -> &'static str {
     match flavour {
-        Flavour::Vanilla => "kernel.org: its patch level says everything",
-        Flavour::El7 => "RHEL or CentOS 7: known as a whole",
-        Flavour::HiddenPatch => "a distribution's: the stable patch level is hidden",
-        Flavour::Vendor => "a vendor's: it may carry patches of its own",
+        Flavour::Vanilla => "its patch level says everything",
+        Flavour::El7 => "known as a whole (3.10.0-1160 was read)",
+        Flavour::HiddenPatch => "its release hides the stable patch level",
+        Flavour::Vendor => "a vendor that adds patches of its own",
     }
 }
 
@@ -138,22 +141,38 @@ fn lateness(behaviours: Behaviours) -> Vec<(u32, u64, u64)> {
 
 fn kernel_text(kernel: &Kernel) -> String {
     let behaviours = kernel.behaviours();
-    let (absent, present) = (
-        behaviours.reuse_era(),
-        kernel.behaviours_assuming(true).reuse_era(),
-    );
+    let level = kernel
+        .level_text()
+        .unwrap_or_else(|| format!("version {}", kernel.version));
     let mut out = format!(
-        "kernel {kernel}: built on {}; {}\n",
-        kernel.version,
+        "kernel {kernel}: {level}; {}: {}\n",
+        kernel.distribution,
         flavour_text(kernel.flavour)
     );
-    out.push_str(&format!("port reuse, era {absent}: {}\n", era_text(absent)));
-    if absent != present {
-        out.push_str(&format!(
-            "  or, with every unknown fix present, era {present}: {}\n",
-            era_text(present)
-        ));
+    let possible = kernel.possibilities(NODE_DECISIVE);
+    if possible.len() > 1 {
+        out.push_str("port reuse on the node, for each kernel that this can be:\n");
     }
+    for kernel in &possible {
+        let era = kernel.behaviours().reuse_era();
+        let lead = match possible.len() {
+            1 => "port reuse on the node, ".to_owned(),
+            _ => format!("  {kernel}: "),
+        };
+        out.push_str(&format!("{lead}era {era}: {}\n", era_text(era)));
+    }
+    let client = kernel.possibilities(CLIENT_DECISIVE);
+    let steps = client.iter().map(|kernel| {
+        if kernel.behaviours().has(Gate::ConnectRandomStep) {
+            "at random steps"
+        } else {
+            "in sequence"
+        }
+    });
+    out.push_str(&format!(
+        "ports of a client with this kernel: {}\n",
+        steps.collect::<Vec<_>>().join(", or ")
+    ));
     match behaviours.timer_era() {
         TimerEra::Slack => out.push_str("timers: up to 1/256 of their length late (before 4.8)\n"),
         TimerEra::Wheel => {
@@ -197,6 +216,10 @@ fn kernel_json(kernel: &Kernel) -> Json {
         };
         (row.name.to_owned(), Json::from(answer))
     });
+    let possible = kernel.possibilities(NODE_DECISIVE);
+    let possible = possible.iter().map(
+        |kernel| json!({ "kernel": kernel.to_string(), "reuse_era": kernel.behaviours().reuse_era() }),
+    );
     let late = lateness(behaviours).into_iter().map(
         |(hz, sixty, twice)| json!({ "hz": hz, "late_ms_of_60s": sixty, "late_ms_of_120s": twice }),
     );
@@ -205,7 +228,9 @@ fn kernel_json(kernel: &Kernel) -> Json {
         "version": kernel.version.to_string(),
         "flavour": flavour_text(kernel.flavour),
         "reuse_era": behaviours.reuse_era(),
-        "reuse_era_if_backported": kernel.behaviours_assuming(true).reuse_era(),
+        "distribution": kernel.distribution,
+        "stable": kernel.level_text(),
+        "possible": possible.collect::<Vec<_>>(),
         "reuse": era_text(behaviours.reuse_era()),
         "timers": match behaviours.timer_era() {
             TimerEra::Slack => Json::from("slack"),

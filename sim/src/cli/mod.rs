@@ -20,6 +20,7 @@ pub mod fit;
 pub mod import;
 pub mod interrupt;
 pub mod kernels;
+pub mod matrix;
 pub mod merge;
 pub mod overrides;
 pub mod record;
@@ -73,6 +74,8 @@ pub enum Command {
     Report(report::Args),
     /// What kernels do: the table of behaviours, or those of one release.
     Kernels(kernels::Args),
+    /// Which kernel with which kube-proxy has no problem, delays, failures, or a real server that never goes.
+    Matrix(matrix::Args),
     /// Print a shell's completions.
     Completions(completions::CompletionsArgs),
     /// Print manual pages.
@@ -159,6 +162,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Import(args) => import::run(args),
         Command::Report(args) => report::report(args),
         Command::Kernels(args) => kernels::run(args),
+        Command::Matrix(args) => matrix::run(args),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => completions::man(&args),
     };

@@ -12,7 +12,7 @@ use crate::engine::{self, RunResult};
 use crate::experiment::clock::{Stopwatch as _, WallClock};
 use crate::outcome::RunSummary;
 use crate::output::Output;
-use crate::report::run::{self as report, Header, View};
+use crate::report::run::{self as report, Header, PossibleRun, View};
 use crate::report::text::{Look, seconds, thousands};
 use crate::scenario::{FieldName, Scenario, parse_span, span_text};
 
@@ -123,19 +123,22 @@ fn bucket(text: &str) -> Result<u64, String> {
 pub fn run(args: Args) -> Result<u8, CommonError> {
     let format = format(&args)?;
     let loaded = load(args.scenario.as_ref(), &args.overrides)?;
-    let scenario = &loaded.scenario;
+    let scenario = &loaded.scenario.with_first_kernels();
     let options = options(&args, format, scenario)?;
     let sysctls = engine::node_sysctls(scenario).map_err(CommonError::Usage)?;
     let file = args
         .scenario
         .as_ref()
         .map(|path| path.display().to_string());
-    let header = Header::of(scenario, file, args.seed, &sysctls, command(&args));
+    let mut header = Header::of(scenario, file, args.seed, &sysctls, command(&args));
     let mut output = Output::create(args.out.as_deref())?;
 
     let clock = WallClock::start();
     let result = engine::run(scenario, args.seed, &options).map_err(CommonError::Usage)?;
     let wall = clock.elapsed();
+    if format != Format::Csv {
+        header.possible = possible(&loaded.scenario, scenario, args.seed, &result.summary)?;
+    }
 
     output.write(render(&args, format, scenario, &header, &result).as_bytes())?;
     output.finish()?;
@@ -143,6 +146,33 @@ pub fn run(args: Args) -> Result<u8, CommonError> {
     // If standard error is gone there is nobody to tell.
     let _ = anstream::stderr().write_all(speed.as_bytes());
     Ok(Exit::OK)
+}
+
+/// The same rollout on every kernel that the scenario leaves open; `first` is the scenario that ran with each of them
+/// decided for its first possibility, `summary` its result.
+fn possible(
+    open: &Scenario,
+    first: &Scenario,
+    seed: u64,
+    summary: &RunSummary,
+) -> Result<Vec<PossibleRun>, CommonError> {
+    let mut runs = Vec::new();
+    for kernel in open.open_kernels() {
+        for (place, value) in kernel.values.iter().enumerate() {
+            let summary = if place == 0 {
+                summary.clone()
+            } else {
+                let decided = first.with_kernel(&kernel.path, value);
+                super::simulate(&decided, seed).map_err(|error| CommonError::Usage(error.0))?
+            };
+            runs.push(PossibleRun {
+                path: kernel.path.clone(),
+                kernel: value.to_string(),
+                summary,
+            });
+        }
+    }
+    Ok(runs)
 }
 
 fn format(args: &Args) -> Result<Format, CommonError> {
@@ -349,6 +379,43 @@ mod tests {
             parse(&["--match", "10.0.0.1"]).is_err(),
             "--match without tables"
         );
+    }
+
+    #[test]
+    fn a_kernel_that_its_release_leaves_open_runs_as_each() {
+        let flags = [
+            "--kernel",
+            "5.4.0-1051-gke",
+            "--set",
+            "duration=2s",
+            "--set",
+            "rollout.none.pods=2",
+            "--rps",
+            "50",
+        ];
+        let args = parse(&flags).unwrap();
+        let open = load(None, &args.overrides).unwrap().scenario;
+        let first = open.with_first_kernels();
+        let result = engine::run(&first, 1, &TraceOptions::default()).unwrap();
+        let runs = possible(&open, &first, 1, &result.summary).unwrap();
+        let kernels: Vec<&str> = runs.iter().map(|run| run.kernel.as_str()).collect();
+        let levels = ["5.4.58", "5.4.59", "5.4.163"];
+        assert_eq!(
+            kernels,
+            levels.map(|level| format!("5.4.0-1051-gke as {level}"))
+        );
+        assert!(runs.iter().all(|run| run.summary.requests == 100));
+        let header = Header {
+            possible: runs,
+            ..Header::default()
+        };
+        let text = report::text(&header, &View::default(), &result.summary, &result.trace);
+        for level in levels {
+            assert!(
+                text.contains(&format!("5.4.0-1051-gke as {level}")),
+                "{text}"
+            );
+        }
     }
 
     #[test]

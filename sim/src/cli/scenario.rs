@@ -141,6 +141,12 @@ fn summary(scenario: &Scenario) -> String {
         Rollout::None(_) => "no rollout".to_owned(),
         Rollout::Deployment(d) => format!("Deployment rollout at {}", span_text(d.start)),
         Rollout::Scripted(s) => format!("scripted rollout at {}", span_text(s.at)),
+        Rollout::Flap(f) => format!(
+            "{} of {} unready at {}",
+            f.flapping,
+            f.pods,
+            span_text(f.at)
+        ),
         Rollout::Scale(s) => format!("scaled to {} at {}", s.to, span_text(s.at)),
     };
     format!(

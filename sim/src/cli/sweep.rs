@@ -24,6 +24,7 @@ pub(super) use prepared::Prepared;
 use shard::Shard;
 
 mod emit;
+mod kernels;
 mod prepared;
 mod progress;
 mod shard;

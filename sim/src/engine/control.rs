@@ -66,6 +66,8 @@ pub struct Control {
     sync_latency: scenario::Dist,
     target_port: u16,
     log: Vec<ProxyLog>,
+    /// When kube-proxy starts anew, and how long it then takes to its first sync.
+    restart: (Instant, Span),
 }
 
 /// The node's IPVS as kube-proxy sees it.
@@ -103,14 +105,13 @@ impl RealServers for NodeServers<'_> {
 
 /// What a release of kube-proxy does; for the lab's script, what current releases do.
 pub fn proxy_behaviours(version: scenario::ProxyVersion) -> ProxyBehaviours {
-    let text = match version {
-        scenario::ProxyVersion::None => "1.28.0".to_owned(),
-        release @ scenario::ProxyVersion::Release(_) => release.to_string(),
-    };
-    text.parse::<ProxyVersion>().map_or_else(
-        |_| ProxyBehaviours::default(),
-        |version| version.behaviours(),
-    )
+    let script = || "1.28.0".parse().ok();
+    version
+        .release()
+        .or_else(script)
+        .map_or_else(ProxyBehaviours::default, |release: ProxyVersion| {
+            release.behaviours()
+        })
 }
 
 fn amount(amount: Amount) -> IntOrPercent {
@@ -210,6 +211,23 @@ fn scaled(
         .at(at, RolloutEvent::Complete { revision: 1 })
 }
 
+/// Pods that leave the endpoints for a while and serve on.
+fn flapping(pods: &[std::net::Ipv4Addr], flap: &scenario::Flap) -> Script {
+    let at = Instant::ZERO + flap.at;
+    let kept = pods.len().saturating_sub(flap.flapping as usize);
+    let gone = (kept..pods.len()).map(|number| PodId(number as u32));
+    let mut script = standing(pods).at(at, RolloutEvent::Started { revision: 1 });
+    for pod in gone {
+        script = script
+            .at(at, RolloutEvent::PodNotReady { pod })
+            .at(at + flap.lasts, RolloutEvent::PodReady { pod });
+    }
+    script
+        .at(at, published(&pods[..kept]))
+        .at(at + flap.lasts, published(pods))
+        .at(at + flap.lasts, RolloutEvent::Complete { revision: 1 })
+}
+
 impl Source {
     fn of(scenario: &Scenario, delays: &mut Delays) -> Self {
         let server = &scenario.server;
@@ -229,6 +247,10 @@ impl Source {
                 let before = addresses(server.old_address, scale.from);
                 let added = addresses(scenario.new_address(), scale.to.saturating_sub(scale.from));
                 Self::Script(Scripted::new(scaled(&before, &added, scale, delays)))
+            }
+            scenario::Rollout::Flap(flap) => {
+                let pods = addresses(server.old_address, flap.pods);
+                Self::Script(Scripted::new(flapping(&pods, flap)))
             }
             scenario::Rollout::Deployment(deployment) => {
                 let strategy = UpdateStrategy::RollingUpdate {
@@ -310,6 +332,12 @@ impl Control {
             sync_latency: kube_proxy.sync_latency,
             target_port: scenario.service.target_port,
             log: Vec::new(),
+            restart: (
+                kube_proxy
+                    .restart_at
+                    .map_or(Instant::NEVER, |at| Instant::ZERO + at),
+                kube_proxy.restart_takes,
+            ),
         }
     }
 
@@ -364,7 +392,8 @@ impl Control {
 
     /// When kube-proxy has something to do.
     pub fn next_proxy(&self) -> Option<Instant> {
-        self.proxy.next()
+        let restart = (self.restart.0 < Instant::NEVER).then_some(self.restart.0);
+        [self.proxy.next(), restart].into_iter().flatten().min()
     }
 
     /// Lets kube-proxy do what is due; returns what it did. With `at_once` a whole sync happens now.
@@ -376,8 +405,12 @@ impl Control {
         at_once: bool,
     ) -> std::vec::Drain<'_, ProxyLog> {
         let mut servers = NodeServers { ipvs, key, now };
+        let (restart_at, takes) = self.restart;
         // The whole of a sync's latency lies before its first change; calls take no time of their own.
-        let mut draw = |_: ProxyLatency| Span::ZERO;
+        let mut draw = |kind: ProxyLatency| match kind {
+            ProxyLatency::Received => takes,
+            _ => Span::ZERO,
+        };
         let mut io = ProxyIo {
             ipvs: &mut servers,
             rng: &mut self.rng,
@@ -386,6 +419,9 @@ impl Control {
         };
         if at_once {
             self.proxy.sync_now(now, &mut io);
+        } else if restart_at <= now {
+            self.restart.0 = Instant::NEVER;
+            self.proxy.restart(now, &mut io);
         } else {
             self.proxy.poll(now, &mut io);
         }

@@ -536,6 +536,8 @@ impl World<'_> {
         match trouble(decision.rule, dead) {
             // A repeated SYN on its own entry tells nothing new.
             Some(_) if repeated && request.trouble.is_some() => {}
+            // Nor does a repeated SYN that is dropped because its pod, gone when the first one came, has weight 0 by now.
+            Some(Cause::SynDroppedOnReuse) if request.trouble == Some(Cause::EndpointLag) => {}
             Some(cause) => request.trouble = Some(cause),
             None => {}
         }

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod estimate;
 pub mod grid;
 pub mod ledger;
+pub mod matrix;
 pub mod paired;
 pub mod seeds;
 pub mod share;

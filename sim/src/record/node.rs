@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ipvs_model::kernel::Kernel;
 use nix::sys::utsname::uname;
 
 use super::clock;
@@ -62,8 +63,21 @@ impl Proc {
         self.root == Path::new("/proc")
     }
 
+    /// The kernel: output of `uname -r`, with the stable release that it is built on where the machine tells it
+    /// (`uname -v` on Debian, /proc/version_signature on Ubuntu).
+    pub fn kernel(&self) -> String {
+        let release = self.release();
+        let banner = fs::read_to_string(self.file("sys/kernel/version"));
+        let banner = banner.map(|version| format!("{release} {}", version.trim()));
+        let signature = fs::read_to_string(self.file("version_signature"));
+        let told = [signature, banner].into_iter().flatten();
+        let told = told.filter_map(|text| text.parse::<Kernel>().ok());
+        let mut told = told.filter(|kernel| kernel.stable.is_some() && kernel.release == release);
+        told.next().map_or(release, |kernel| kernel.to_string())
+    }
+
     /// Output of `uname -r`.
-    pub fn release(&self) -> String {
+    fn release(&self) -> String {
         let told = fs::read_to_string(self.file("sys/kernel/osrelease"));
         match told {
             Ok(release) => release.trim().to_owned(),
@@ -237,7 +251,7 @@ impl Manifest {
             None => proc.ticks(),
         };
         let manifest = Self {
-            release: proc.release(),
+            release: proc.kernel(),
             ticks,
             boot: clock::boot(),
             sysctls,
@@ -316,6 +330,31 @@ mod tests {
         let sys = Path::new("/proc/sys");
         let path = sys.join("net/ipv4/conf/eth0.100/forwarding");
         assert_eq!(key_of(sys, &path), "net.ipv4.conf.eth0/100.forwarding");
+    }
+
+    #[test]
+    fn the_stable_level_is_recorded_where_the_machine_tells_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = dir.path().join("sys/kernel");
+        fs::create_dir_all(&kernel).unwrap();
+        let proc = Proc::new(Some(dir.path().to_owned()));
+        fs::write(kernel.join("osrelease"), "6.1.0-18-amd64\n").unwrap();
+        assert_eq!(proc.kernel(), "6.1.0-18-amd64");
+        let banner = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.76-1 (2024-02-01)\n";
+        fs::write(kernel.join("version"), banner).unwrap();
+        assert_eq!(proc.kernel(), "6.1.0-18-amd64 (stable 6.1.76)");
+        fs::write(kernel.join("osrelease"), "5.4.0-91-generic\n").unwrap();
+        fs::write(
+            kernel.join("version"),
+            "#102-Ubuntu SMP Fri Nov 5 16:31:28 UTC 2021\n",
+        )
+        .unwrap();
+        assert_eq!(proc.kernel(), "5.4.0-91-generic");
+        let signature = "Ubuntu 5.4.0-91.102-generic 5.4.151\n";
+        fs::write(dir.path().join("version_signature"), signature).unwrap();
+        assert_eq!(proc.kernel(), "5.4.0-91-generic (stable 5.4.151)");
+        fs::write(kernel.join("osrelease"), "6.12.117\n").unwrap();
+        assert_eq!(proc.kernel(), "6.12.117", "another kernel's signature");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod headline;
 mod machine;
 mod outcomes;
 mod pictures;
+mod possible;
 mod servers;
 mod tables;
 mod timeline;
@@ -23,6 +24,7 @@ use crate::outcome::RunSummary;
 pub use headline::recommended_flags;
 pub use machine::{FORMAT, attempts_csv, json, timeline_csv};
 pub use pictures::pictures;
+pub use possible::PossibleRun;
 
 /// What was run: the words around the results.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub struct Header {
     pub ipvs: bool,
     /// The command that repeats this run: `sim run FILE --seed 0x1 --set ...`.
     pub command: String,
+    /// The same rollout on each kernel that an open release may stand for.
+    pub possible: Vec<PossibleRun>,
 }
 
 /// How to show it.
@@ -62,6 +66,7 @@ pub struct View {
 pub fn text(header: &Header, view: &View, summary: &RunSummary, trace: &RunTrace) -> String {
     let parts = [
         headline::text(header, view.look, summary),
+        possible::text(view.look, &header.possible),
         setup(header, view.look),
         timeline::text(header, view, summary, &trace.events),
         servers::text(header, view.look, trace),

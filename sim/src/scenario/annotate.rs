@@ -114,6 +114,7 @@ pub fn to_toml(scenario: &Scenario, notes: &Provenance, head: &[String]) -> Stri
         Rollout::Deployment(deployment) => ("rollout.deployment", deployment.lines()),
         Rollout::Scripted(script) => ("rollout.scripted", script.lines()),
         Rollout::Scale(scale) => ("rollout.scale", scale.lines()),
+        Rollout::Flap(flap) => ("rollout.flap", flap.lines()),
     };
     // Always written: which kind of rollout it is must not be left to the default.
     if let Some(note) = notes.get(name) {

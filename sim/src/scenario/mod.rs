@@ -8,6 +8,7 @@ pub mod annotate;
 mod check;
 pub mod field;
 pub mod overrides;
+mod possible;
 pub mod range;
 mod rollout;
 pub mod schema;
@@ -20,6 +21,7 @@ mod values;
 use std::path::Path;
 
 pub use overrides::{Document, FieldName};
+pub use possible::OpenKernel;
 pub use rollout::*;
 pub use sections::*;
 pub use values::*;

@@ -21,6 +21,8 @@ choice! {
         "scripted" => Scripted(Scripted),
         /// More pods, or fewer, at one moment; those that stay are not touched.
         "scale" => Scale(Scale),
+        /// Some pods fail their readiness probe for a while; they serve all the time.
+        "flap" => Flap(Flap),
     }
 }
 
@@ -128,6 +130,21 @@ section! {
     }
 }
 
+section! {
+    /// Pods that are not ready for a while.
+    #[derive(Copy)]
+    pub struct Flap {
+        /// When the endpoints lose them.
+        at: Span = secs(60),
+        /// How long they are gone from the endpoints.
+        lasts: Span = secs(60),
+        /// How many.
+        flapping: u32 = 1; in 1..=10_000,
+        /// How many pods there are in all.
+        pods: u32 = 3; in 1..=10_000,
+    }
+}
+
 impl Rollout {
     /// How many pods run at the start.
     pub const fn old_pods(&self) -> u32 {
@@ -136,13 +153,14 @@ impl Rollout {
             Self::Deployment(deployment) => deployment.replicas,
             Self::Scripted(script) => script.old_pods,
             Self::Scale(scale) => scale.from,
+            Self::Flap(flap) => flap.pods,
         }
     }
 
     /// How many pods the rollout starts.
     pub const fn new_pods(&self) -> u32 {
         match self {
-            Self::None(_) => 0,
+            Self::None(_) | Self::Flap(_) => 0,
             Self::Deployment(deployment) => deployment.replicas,
             Self::Scripted(script) => script.new_pods,
             Self::Scale(scale) => scale.to.saturating_sub(scale.from),
@@ -156,6 +174,7 @@ impl Rollout {
             Self::Deployment(deployment) => Some(deployment.start),
             Self::Scripted(script) => Some(script.at),
             Self::Scale(scale) => Some(scale.at),
+            Self::Flap(flap) => Some(flap.at),
         }
     }
 }

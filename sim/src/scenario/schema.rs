@@ -46,7 +46,10 @@ How values are written:
 - duration: a number and a unit in quotes: `\"250ms\"`, `\"20s\"`, `\"2m 30s\"`, `\"1h\"`.
 - distribution: a duration for a constant, or `{ uniform = [\"1ms\", \"5ms\"] }`, `{ exponential = \"10ms\" }` (the mean),
   `{ log_normal = { median = \"5ms\", sigma = 0.5 } }`.
-- kernel release: what `uname -r` prints, in quotes. `sim kernels RELEASE` tells what the model makes of it.
+- kernel release: what `uname -r`, `uname -a`, `/proc/version` or `/proc/version_signature` prints, in quotes. `sim kernels RELEASE` tells what
+  the model makes of it. Where it leaves open which fixes the kernel has, `sim run` and `sim sweep` show each possibility; to decide, write the stable
+  release that it is built on (`\"5.4.0-1051-gke as 5.4.163\"`), or the behaviours that it has (`\"4.18.0-305.el8 with reuse-drops-confirmed\"`,
+  `with none`).
 - a choice: a word in quotes, or `{ name = ... }` where the choice has settings of its own.
 
 Any field can be set from the command line, with `--set PATH=VALUE`: `--set node.hz=1000`, `--set client.0.ports=28232`,

@@ -145,6 +145,12 @@ section! {
         /// Whose address the pods see. Kube-proxy masquerades NodePort traffic unless externalTrafficPolicy is Local;
         /// in the founding case the pods saw the client.
         masquerade: Masquerade = Masquerade::None,
+        /// kube-proxy starts anew at this moment: its list of draining real servers is lost. Source: kube-proxy's graceful
+        /// termination manager, which keeps it in memory.
+        restart_at: Option<Span> = None,
+        /// From that start to its first sync: until Services and EndpointSlices have been received. The default is an
+        /// assumption for a small cluster.
+        restart_takes: Span = secs(2); in secs(0)..=secs(3_600),
         /// Whether kube-proxy sets its sysctls at start (conntrack, conn_reuse_mode, expire_nodest_conn, ...: which
         /// and to what depends on its version and the kernel).
         sets_sysctls: bool = true,

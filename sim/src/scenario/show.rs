@@ -56,6 +56,7 @@ impl Scenario {
             Rollout::Deployment(deployment) => ("[rollout.deployment]", deployment.lines()),
             Rollout::Scripted(script) => ("[rollout.scripted]", script.lines()),
             Rollout::Scale(scale) => ("[rollout.scale]", scale.lines()),
+            Rollout::Flap(flap) => ("[rollout.flap]", flap.lines()),
         };
         section(&mut out, head, &lines);
         out

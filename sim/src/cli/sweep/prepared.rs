@@ -11,6 +11,7 @@ use crate::report::sweep::{Base, settings_in_words};
 use crate::scenario::overrides::SHORTCUTS;
 use crate::scenario::{DataPlane, Document, FieldName, Scenario};
 
+use super::kernels::open_kernels;
 use super::{Simulate, usage};
 use crate::experiment::{RunError, Runner};
 use crate::outcome::RunSummary;
@@ -162,11 +163,12 @@ pub(super) fn axes(recipe: &Recipe, document: &Document) -> Result<Vec<Axis>, Co
             axes.push(axis("--conn-reuse-mode", REUSE_MODE, "0,1")?);
         }
     }
+    open_kernels(document, &mut axes)?;
     Ok(axes)
 }
 
 /// The path of the field that an axis varies, whether or not it is called by its short name.
-fn field_of(path: &str) -> &str {
+pub(super) fn field_of(path: &str) -> &str {
     SHORTCUTS
         .iter()
         .find(|shortcut| shortcut.name == path)

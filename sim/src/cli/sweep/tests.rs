@@ -359,3 +359,27 @@ fn seeds_and_precision_are_read_in_both_forms() {
         Ok(Some(Duration::from_secs(90)))
     );
 }
+
+/// A release that leaves open which fixes the kernel has takes a point for each possibility; a clear one takes one.
+#[test]
+fn a_release_that_leaves_fixes_open_is_every_kernel_that_it_can_be() {
+    let rows = |words: &[&str]| {
+        let always = ["--runs", "1", "--conn-reuse-mode", "0", "--format", "csv"];
+        let csv = output(&[&always, words].concat());
+        csv.lines().count() - 1
+    };
+    assert_eq!(rows(&["--kernel", "4.19.57"]), 1);
+    assert_eq!(rows(&["--kernel", "4.19.57,5.4.0-1051-gke"]), 4);
+    assert_eq!(rows(&["--set", "node.kernel=4.18.0-305.el8"]), 4);
+    assert_eq!(rows(&["--kernel", "4.18.0-305.el8 with none"]), 1);
+    assert_eq!(rows(&["--client-kernel", "4.18.0-305.el8"]), 2);
+    let both = ["--kernel", "5.10.x", "--client-kernel", "5.10.x"];
+    assert_eq!(rows(&both), 4);
+    let decided = [
+        "--kernel",
+        "5.10.x",
+        "--vary",
+        "node.assume_backports=true,false",
+    ];
+    assert_eq!(rows(&decided), 2);
+}

@@ -42,6 +42,7 @@ impl Header {
             warmup: scenario.warmup,
             ipvs: scenario.node.mode == DataPlane::Ipvs,
             command,
+            possible: Vec::new(),
         }
     }
 }
@@ -78,7 +79,13 @@ fn kube_proxy(scenario: &Scenario) -> Fact {
         version => version.to_string(),
     };
     let masquerade = word(&kube_proxy.masquerade);
-    ("kube-proxy", format!("{version}; masquerade: {masquerade}"))
+    let restart = kube_proxy
+        .restart_at
+        .map_or_else(String::new, |at| format!("; starts anew at {}", length(at)));
+    (
+        "kube-proxy",
+        format!("{version}; masquerade: {masquerade}{restart}"),
+    )
 }
 
 fn load(client: &Client, protocol: Proto) -> Fact {
@@ -154,6 +161,13 @@ fn rollout(scenario: &Scenario) -> Fact {
             script.new_pods,
             length(script.at),
             length(script.old_die_at),
+        ),
+        Rollout::Flap(flap) => format!(
+            "{} of {} pods unready from {} on for {}",
+            flap.flapping,
+            flap.pods,
+            length(flap.at),
+            length(flap.lasts),
         ),
         Rollout::Scale(scale) => format!(
             "{} pods become {} at {}, dead addresses: {end}",

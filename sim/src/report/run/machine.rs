@@ -5,13 +5,13 @@
 
 use serde_json::{Value, json};
 
-use super::{Header, examples, headline, tables, timeline};
+use super::{Header, examples, headline, possible, tables, timeline};
 use crate::engine::trace::{Attempt, RunTrace};
 use crate::outcome::{Cause, Outcome, RunSummary, SecondCounts};
 use crate::report::text::seconds;
 
 /// Version of the JSON document; grows whenever a field is added, removed or changes its meaning.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Everything that the text shows, and the whole timeline, as JSON. `failures` limits the requests in it, `matching`
 /// the lines of tables.
@@ -56,6 +56,7 @@ pub fn json(
         "failed": summary.failed(),
         "decided": summary.decided(),
         "late": summary.delayed_total(),
+        "possible_kernels": possible::json(&header.possible),
         "outcomes": outcomes.collect::<serde_json::Map<_, _>>(),
         "causes_of_failure": causes(&summary.causes),
         "causes_of_late_connects": causes(&summary.delayed),

@@ -51,6 +51,7 @@ fn header(file: Option<&str>) -> Header {
         warmup: Span::ZERO,
         ipvs: true,
         command: "sim run scenarios/founding-case.toml --seed 0x7f3a".to_owned(),
+        possible: Vec::new(),
     }
 }
 

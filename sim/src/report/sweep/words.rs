@@ -80,6 +80,10 @@ fn rollout(rollout: &Rollout) -> Vec<String> {
             ),
             format!("old ones gone at {}", span_text(script.old_die_at)),
         ],
+        Rollout::Flap(flap) => vec![
+            format!("{} of {} pods unready", flap.flapping, flap.pods),
+            format!("at {} for {}", span_text(flap.at), span_text(flap.lasts)),
+        ],
         Rollout::Scale(scale) => vec![
             format!("{} pods become {}", scale.from, scale.to),
             format!("at {}", span_text(scale.at)),

@@ -10,8 +10,8 @@ use ipvs_model::time::Span;
 
 use super::field::Cx;
 use super::{
-    Amount, Arrivals, Client, Deployment, Location, Masquerade, PortChoice, ReturnPath, Rollout,
-    Scenario, Scripted, span_text,
+    Amount, Arrivals, Client, Deployment, Flap, Location, Masquerade, PortChoice, ReturnPath,
+    Rollout, Scenario, Scripted, span_text,
 };
 use crate::diag::Diag;
 
@@ -28,14 +28,33 @@ pub fn check(scenario: &Scenario, cx: &mut Cx) {
         Rollout::Deployment(deployment) => check_deployment(scenario, deployment, cx),
         Rollout::Scripted(script) => check_script(scenario, script, cx),
         Rollout::Scale(scale) => before_end(scenario, scale.at, "rollout.scale.at", cx),
+        Rollout::Flap(flap) => check_flap(scenario, flap, cx),
     }
     addresses(scenario, cx);
     node::sysctls(scenario, cx);
     node::kernels(scenario, cx);
-    node::proxy_starts(scenario, cx);
+    node::proxy(scenario, cx);
     planes::check(scenario, cx);
     udp::check(scenario, cx);
     without_effect(scenario, cx);
+}
+
+fn check_flap(scenario: &Scenario, flap: &Flap, cx: &mut Cx) {
+    before_end(scenario, flap.at, "rollout.flap.at", cx);
+    if flap.flapping > flap.pods {
+        contradiction(
+            cx,
+            format!(
+                "`rollout.flap.flapping` ({}) is more than `rollout.flap.pods` ({})",
+                flap.flapping, flap.pods
+            ),
+            "write as many as there are, or fewer",
+            &[
+                ("rollout.flap.flapping", String::new()),
+                ("rollout.flap.pods", String::new()),
+            ],
+        );
+    }
 }
 
 /// An error about the first of `paths`, with the others as context. Fields that were not written have no place: the

@@ -1,13 +1,15 @@
 //! Checks of the node: its sysctls, what its kernel's release leaves open, and whether kube-proxy starts on it.
 
-use ipvs_model::kernel::{Answer, Gate, Kernel, Version};
+use ipvs_model::kernel::possible::NODE_DECISIVE;
+use ipvs_model::kernel::{Answer, Gate, Kernel};
+use ipvs_model::kube::{ProxyGate, SysctlConfig, sysctls_at_start};
 use ipvs_model::sysctl::Sysctls;
 
 use super::{contradiction, report};
 use crate::diag::Diag;
 use crate::scenario::field::Cx;
 use crate::scenario::suggest::nearest;
-use crate::scenario::{DataPlane, ProxyVersion, Scenario};
+use crate::scenario::{DataPlane, Scenario};
 
 /// The sysctls that the model reads, for suggestions.
 const SYSCTLS: &[&str] = &[
@@ -130,7 +132,17 @@ pub(super) fn kernels(scenario: &Scenario, cx: &mut Cx) {
     } else {
         "absent"
     };
-    let help = "set them in [node.kernel_gates], or `assume_backports` for all of them; the kernel's changelog tells";
+    let decides = NODE_DECISIVE.iter().any(|(gate, _)| unknown.contains(gate));
+    let shown = decides && !node.assume_backports && node.mode == DataPlane::Ipvs;
+    let help = match (&node.kernel.taken, shown) {
+        (None, true) => {
+            "`sim run` and `sim sweep` show the result for each kernel that it can be; `uname -a` (Debian), \
+             /proc/version_signature (Ubuntu) or the changelog tell which it is: kernel = \"RELEASE as X.Y.Z\""
+        }
+        _ => {
+            "set them in [node.kernel_gates], or `assume_backports` for all of them; the kernel's changelog tells"
+        }
+    };
     tell_unknown(&node.kernel, &unknown, assumed, help, "node.kernel", cx);
     let mut told = vec![&node.kernel];
     let ends = scenario
@@ -194,16 +206,42 @@ fn tell_unknown(
     report(cx, diag, &[(path, String::new())]);
 }
 
-/// kube-proxy 1.13 to 1.18 gives up if it cannot set conn_reuse_mode: kube-proxy facts, section 1.
-pub(super) fn proxy_starts(scenario: &Scenario, cx: &mut Cx) {
+/// kube-proxy 1.13 to 1.18 gives up if it cannot set conn_reuse_mode: kube-proxy facts, section 1. What a version
+/// without its patch release leaves open is said.
+pub(super) fn proxy(scenario: &Scenario, cx: &mut Cx) {
     let (node, proxy) = (&scenario.node, &scenario.kube_proxy);
-    let ProxyVersion::Release(version) = proxy.version else {
+    let Some(release) = proxy.version.release() else {
         return;
     };
-    let insists = (Version(1, 13, 0)..Version(1, 19, 0)).contains(&version);
-    let knob = node.behaviours().has(Gate::ReuseMode);
+    let open = release
+        .unknown()
+        .map(|gate| gate.row().name)
+        .collect::<Vec<_>>();
+    if !open.is_empty() {
+        let title = format!(
+            "`kube_proxy.version` {release} does not state the patch release, which decides {} behaviours: the last of \
+             the branch is taken",
+            open.len()
+        );
+        let diag = Diag::warning("unknown-behaviour", title)
+            .help(format!("they are {}", open.join(", ")))
+            .help("write what `kube-proxy --version` prints");
+        report(cx, diag, &[("kube_proxy.version", String::new())]);
+    }
+    if node.mode == DataPlane::Ipvs && release.answer(ProxyGate::IpvsDeprecated) == Answer::Yes {
+        let title = format!("kube-proxy {release} deprecates IPVS mode");
+        let diag = Diag::warning("deprecated", title)
+            .help("it works as before; plan the way to nftables mode");
+        report(cx, diag, &[("kube_proxy.version", String::new())]);
+    }
+    let starts = sysctls_at_start(
+        release.behaviours(),
+        &node.kernel,
+        &SysctlConfig::default(),
+        &mut Sysctls::of(node.behaviours()),
+    );
     let sure = node.kernel.answer(Gate::ReuseMode) != Answer::Unknown;
-    if node.mode == DataPlane::Ipvs && proxy.sets_sysctls && insists && !knob && sure {
+    if node.mode == DataPlane::Ipvs && proxy.sets_sysctls && starts.is_err() && sure {
         contradiction(
             cx,
             format!(

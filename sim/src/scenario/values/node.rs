@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use ipvs_model::kernel::{GATES, Gate, Kernel, ParseReleaseError, Version};
+use ipvs_model::kube;
 use serde_json::{Value as Json, json};
 
 use crate::scenario::ENTRIES_MAX;
@@ -39,11 +40,11 @@ impl Field for Kernel {
     }
 
     fn encode(&self) -> Option<String> {
-        Some(quoted(&self.release))
+        Some(quoted(&self.to_string()))
     }
 
     fn schema() -> Json {
-        json!({ "type": "string", "examples": ["4.19.57", "5.15.0-91-generic", "3.10.0-1160.el7"] })
+        json!({ "type": "string", "examples": ["4.19.57", "5.15.0-91-generic", "3.10.0-1160.el7", "5.4.x as 5.4.163"] })
     }
 }
 
@@ -149,21 +150,31 @@ pub enum ProxyVersion {
     None,
     /// kube-proxy of this release.
     Release(Version),
+    /// kube-proxy of this branch, no patch release stated: its last one.
+    Branch(u16, u16),
 }
 
 impl ProxyVersion {
-    /// Reads `1.17.0`, `v1.17` or `none`.
+    /// Reads `1.17.0`, `v1.17.4-eks-1234`, `1.17` or `none`.
     pub fn parse(text: &str) -> Option<Self> {
         if text == "none" {
             return Some(Self::None);
         }
-        let digits = text.strip_prefix('v').unwrap_or(text);
-        let digits = digits.split(['-', '+']).next()?;
-        let mut parts = digits.split('.').map(|part| part.parse::<u16>().ok());
-        let (major, minor) = (parts.next()??, parts.next()??);
-        let patch = parts.next().unwrap_or(Some(0))?;
-        let known = major == 1 && (8..=60).contains(&minor) && parts.next().is_none();
-        known.then_some(Self::Release(Version(major, minor, patch)))
+        let release = text.parse::<kube::ProxyVersion>().ok()?;
+        let Version(major, minor, _) = release.version;
+        Some(if release.patch_stated {
+            Self::Release(release.version)
+        } else {
+            Self::Branch(major, minor)
+        })
+    }
+
+    /// The release as the model knows it; `None` for the script.
+    pub fn release(self) -> Option<kube::ProxyVersion> {
+        match self {
+            Self::None => None,
+            release => release.to_string().parse().ok(),
+        }
     }
 }
 
@@ -172,6 +183,7 @@ impl fmt::Display for ProxyVersion {
         match self {
             Self::None => f.write_str("none"),
             Self::Release(Version(major, minor, patch)) => write!(f, "{major}.{minor}.{patch}"),
+            Self::Branch(major, minor) => write!(f, "{major}.{minor}"),
         }
     }
 }
@@ -189,7 +201,7 @@ impl Field for ProxyVersion {
             Some(version) => Some(version),
             None => cx.bad(
                 tree,
-                "not a version of kube-proxy with IPVS (1.8 and later)",
+                "not a version of kube-proxy that is modelled (1.11 and later)",
                 "write for example \"1.17.0\", or \"none\" for the scripted controller",
             ),
         }
