@@ -536,8 +536,9 @@ impl World<'_> {
         match trouble(decision.rule, dead) {
             // A repeated SYN on its own entry tells nothing new.
             Some(_) if repeated && request.trouble.is_some() => {}
-            // Nor does a repeated SYN that is dropped because its pod, gone when the first one came, has weight 0 by now.
-            Some(Cause::SynDroppedOnReuse) if request.trouble == Some(Cause::EndpointLag) => {}
+            // Nor does what becomes of the SYN sent again when the first one went to a pod that was gone: conntrack keeps it
+            // there, or it is dropped because the pod has weight 0 by now.
+            Some(_) if request.trouble == Some(Cause::EndpointLag) => {}
             Some(cause) => request.trouble = Some(cause),
             None => {}
         }

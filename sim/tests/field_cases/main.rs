@@ -4,6 +4,7 @@
 //! figure has its line in docs/field-cases.md; `UPDATE_DOCS=1 cargo test -p ipvs-sim --test field_cases` writes them. What no scenario
 //! can say (`ipvsadm -d` by hand, two virtual services) is in `model/tests/field_cases.rs`.
 
+mod datagrams;
 mod kit;
 mod proxies;
 mod reuse;
@@ -14,7 +15,7 @@ mod versions;
 use kit::folder;
 
 /// How many there are: none may go lost.
-const COUNT: usize = 18;
+const COUNT: usize = 20;
 
 #[test]
 fn every_field_scenario_is_good() {

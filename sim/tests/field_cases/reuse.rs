@@ -1,10 +1,9 @@
 //! Ports that come round again: F2, F3, F5.
 
-use ipvs_model::segment::Endpoint;
 use ipvs_model::time::{Instant, Span};
 use ipvs_sim::engine::trace::Attempt;
 use ipvs_sim::outcome::{Cause, Outcome};
-use ipvs_sim::scenario::{Arrivals, Rate, Rollout, Scenario, Scripted};
+use ipvs_sim::scenario::{Arrivals, OrKernel, Ports, Rate, Rollout, Scenario, Scripted};
 
 use crate::kit::*;
 
@@ -382,5 +381,20 @@ fn f05_an_el7_caller_fills_the_even_half_too() {
             "{found} with an el7 caller: where the server closes first its connect() uses even ports only"
         ),
         "agrees; no newer machine is needed",
+    );
+    scenario.client[0].ports = OrKernel(Some(Ports {
+        low: 1_024,
+        high: 65_535,
+    }));
+    let wide = play(&scenario);
+    let found = samples(&wide, 29, 30)
+        .map(|sample| sample.inactive)
+        .sum::<u32>();
+    assert!((32_236..=32_276).contains(&found), "{found}");
+    line(
+        "F5.6",
+        "another report from a 3.10 host: 32,000",
+        &format!("{found} if its range was 1024-65535"),
+        "agrees (range not stated)",
     );
 }
