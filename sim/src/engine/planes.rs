@@ -20,7 +20,7 @@ use super::streams::{Purpose, Streams};
 use super::trace::Happening;
 use super::world::World;
 use crate::outcome::{Cause, Outcome};
-use crate::scenario::{DataPlane, Masquerade, ProxyVersion, Scenario};
+use crate::scenario::{DataPlane, Masquerade, Scenario};
 
 /// The endpoints of the service, as a control plane wants them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,13 +36,10 @@ pub fn balancer(scenario: &Scenario, sysctls: &Sysctls) -> Balancer {
     match scenario.node.mode {
         DataPlane::Ipvs => Balancer::Ipvs,
         DataPlane::Iptables => {
-            let drops = match scenario.kube_proxy.version {
-                ProxyVersion::None => false,
-                ProxyVersion::Release(version) => {
-                    let liberal = sysctls.ct.be_liberal && version >= Version(1, 30, 3);
-                    version >= Version(1, 16, 0) && !liberal
-                }
-            };
+            let drops = scenario.kube_proxy.version.number().is_some_and(|version| {
+                let liberal = sysctls.ct.be_liberal && version >= Version(1, 30, 3);
+                version >= Version(1, 16, 0) && !liberal
+            });
             Balancer::Iptables(IptablesRules::default().dropping_invalid(drops))
         }
         DataPlane::Nftables => Balancer::Iptables(IptablesRules::default()),

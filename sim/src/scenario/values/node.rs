@@ -169,6 +169,15 @@ impl ProxyVersion {
         })
     }
 
+    /// The number to compare with; of a branch, that of its last release. `None` for the script.
+    pub const fn number(self) -> Option<Version> {
+        match self {
+            Self::None => None,
+            Self::Release(version) => Some(version),
+            Self::Branch(major, minor) => Some(Version(major, minor, u16::MAX)),
+        }
+    }
+
     /// The release as the model knows it; `None` for the script.
     pub fn release(self) -> Option<kube::ProxyVersion> {
         match self {
