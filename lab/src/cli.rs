@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
+use ipvs_sim::scenario::Document;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,7 +14,7 @@ use crate::conform::{Conform, Shrink, Summary};
 use crate::generator::draw_config;
 use crate::host::Kernel;
 use crate::job::{Job, PacketTask, Task};
-use crate::rollout::RolloutSpec;
+use crate::rollout::{Play, fit};
 
 /// Drives a real Linux kernel in virtual time and records what its tables do.
 #[derive(Debug, Parser)]
@@ -97,11 +98,14 @@ struct Record {
 struct Rollout {
     #[command(flatten)]
     which: Which,
-    /// A TOML file with the rollout; without it, the founding case's scaled-down rollout.
-    spec: Option<PathBuf>,
-    /// Change a key; may be repeated.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
+    /// The scenario: a file as `sim run` takes it.
+    scenario: PathBuf,
+    /// Change a field, as with `sim run`; may be repeated.
+    #[arg(long = "set", value_name = "PATH=VALUE")]
     set: Vec<String>,
+    /// Seed of what the lab draws: Poisson arrivals, random delays. The kernel's own choices do not follow it.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// Run this program on the node beside the rollout: its path and arguments in one string, without quoting. It is interrupted
     /// (SIGINT) at the end; what it prints goes beside the result, as RESULT.with.
     #[arg(long, value_name = "PROGRAM ARGS")]
@@ -193,19 +197,26 @@ impl Record {
 
 impl Rollout {
     fn run(self) -> Result<()> {
-        let base = match &self.spec {
-            Some(path) => read_toml(path)?,
-            None => RolloutSpec::default(),
-        };
-        let spec: RolloutSpec = apply(&base, &self.set)?;
-        spec.check()?;
+        let words = |found: ipvs_sim::diag::Diagnostics| anyhow!("{}", found.render(false));
+        let mut document = Document::load(&self.scenario).map_err(words)?;
+        for change in &self.set {
+            let (path, value) = change
+                .split_once('=')
+                .with_context(|| format!("--set {change}: no PATH=VALUE"))?;
+            document.set(path.trim(), value.trim()).map_err(words)?;
+        }
         let kernel = Kernel::find(&self.which.kernel, self.which.hz)?;
+        let scenario = fit(document, &kernel)?;
         std::fs::write(&self.out, "")
             .with_context(|| format!("cannot write {}", self.out.display()))?;
         let out = self.out.canonicalize()?;
-        let task = Task::Rollout {
-            spec: Box::new(spec),
+        let play = Play {
+            scenario: scenario.to_toml(),
+            seed: self.seed,
             with: self.with,
+        };
+        let task = Task::Rollout {
+            play,
             out: out.clone(),
         };
         let job = Job {

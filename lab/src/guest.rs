@@ -30,7 +30,7 @@ pub fn run(path: &Path) -> ! {
 fn work(job: &Job) -> Result<()> {
     match &job.task {
         Task::Packets(task) => crate::play::run(job, task),
-        Task::Rollout { spec, with, out } => crate::rollout::run(job, spec, with.as_deref(), out),
+        Task::Rollout { play, out } => crate::rollout::run(job, play, out),
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::config::PacketConfig;
-use crate::rollout::RolloutSpec;
+use crate::rollout::Play;
 
 /// The environment variable with the path of the job; the kernel hands it from its command line to init.
 pub const VARIABLE: &str = "IPVS_LAB_JOB";
@@ -30,11 +30,8 @@ pub enum Task {
     Packets(PacketTask),
     /// The rollout lab.
     Rollout {
-        /// The rollout.
-        spec: Box<RolloutSpec>,
-        /// A program to run on the node, with its arguments.
-        #[serde(default)]
-        with: Option<String>,
+        /// What to play.
+        play: Play,
         /// The file for the result.
         out: PathBuf,
     },

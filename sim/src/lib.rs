@@ -14,3 +14,4 @@ pub mod output;
 pub mod record;
 pub mod report;
 pub mod scenario;
+pub mod validate;

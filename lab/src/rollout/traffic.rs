@@ -1,397 +1,307 @@
-//! Clients and servers in one loop: real sockets, one request of one byte a connection and one byte back.
+//! Clients and pods in one loop over real sockets.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
+use ipvs_model::kube::PodId;
+use ipvs_sim::engine::streams::{Purpose, Streams, draw};
+use ipvs_sim::scenario::{Dist, Scenario};
 use rand::rngs::ChaCha8Rng;
-use rand::{RngExt, SeedableRng};
+use rand::{Rng, RngExt};
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, getsockname, recv, send,
-    socket_with, sockopt,
-};
 
-use super::SECOND;
-use super::spec::{Arrivals, ClosesFirst, RolloutSpec};
+use super::clients::Clients;
+use super::counts::Counts;
+use super::network::{Door, Network};
+use super::pods::Pods;
+use super::slots::Key;
+use super::{SECOND, nanos};
 use crate::clock::monotonic;
-use crate::generator::SERVICE;
 
-/// Where an attempt is.
+/// After the load ends, requests may still be open for this long.
+const TAIL: i64 = 300 * SECOND;
+/// So many sockets are looked at in one go.
+const BATCH: usize = 256;
+
+/// What waits for a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// SYN sent.
-    Connecting,
-    /// Request sent.
-    Asking,
-    /// Answered; the server is to close.
-    Answered,
+pub enum Timer {
+    /// The next arrival of a table.
+    Arrival(usize),
+    /// A worker of a table begins its next request.
+    Worker(usize, u32),
+    /// The application gives up this request of a connection; whether only if it is not connected.
+    GiveUp(Key, u64, bool),
+    /// A datagram may have to be sent again: of which request, and how often at most.
+    Again(Key, u64, u32),
+    /// A connection's response is ready.
+    Respond(Key),
+    /// A datagram's answer is ready.
+    Reply(Key),
+    /// A connection has been idle since so many responses.
+    Idle(Key, u32),
 }
 
-/// A client's connection.
+/// Whose socket it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A client's.
+    Client = 0,
+    /// A pod's that listens.
+    Listener = 1,
+    /// A pod's connection.
+    Served = 2,
+}
+
+/// Sockets and moments that are waited for, and what the applications draw.
 #[derive(Debug)]
-struct Attempt {
-    socket: OwnedFd,
-    start: i64,
-    port: u16,
-    stage: Stage,
-    slow: bool,
+pub struct Watch {
+    epoll: OwnedFd,
+    timers: BinaryHeap<Reverse<(i64, u64)>>,
+    filed: Vec<Option<Timer>>,
+    free: Vec<usize>,
+    sequence: u64,
+    now: i64,
+    /// Nanoseconds between two of the kernel's ticks.
+    tick: i64,
+    rng: ChaCha8Rng,
 }
 
-/// A server's connection.
-#[derive(Debug)]
-struct Served {
-    stream: TcpStream,
-    pod: usize,
-    answered: bool,
+fn data(kind: Kind, key: Key) -> EventData {
+    EventData::new_u64((kind as u64) << 62 | u64::from(key.serial) << 32 | u64::from(key.slot))
 }
 
-/// What started in one second.
-#[derive(Debug, Clone, Copy, Default)]
-struct Second {
-    ok: u32,
-    fail: u32,
-    no_port: u32,
-    slow: u32,
+impl Watch {
+    fn new(seed: u64, hz: u32) -> Result<Self> {
+        Ok(Self {
+            epoll: epoll::create(CreateFlags::CLOEXEC).context("no epoll")?,
+            timers: BinaryHeap::new(),
+            filed: Vec::new(),
+            free: Vec::new(),
+            sequence: 0,
+            now: 0,
+            tick: SECOND / i64::from(hz),
+            rng: Streams::new(seed).stream(Purpose::Arrivals, 0),
+        })
+    }
+
+    fn register(&mut self, fd: BorrowedFd<'_>, data: EventData, flags: EventFlags) -> Result<()> {
+        epoll::add(&self.epoll, fd, data, flags).context("cannot watch a socket")
+    }
+
+    /// Waits for a socket to have something to read.
+    pub fn add(&mut self, fd: BorrowedFd<'_>, kind: Kind, key: Key) -> Result<()> {
+        self.register(fd, data(kind, key), EventFlags::IN)
+    }
+
+    /// Waits for a client's socket to be connected.
+    pub fn add_connecting(&mut self, fd: BorrowedFd<'_>, key: Key) -> Result<()> {
+        self.register(fd, data(Kind::Client, key), EventFlags::OUT)
+    }
+
+    /// From now on a client's socket is waited for to have something to read.
+    pub fn connected(&mut self, fd: BorrowedFd<'_>, key: Key) -> Result<()> {
+        epoll::modify(&self.epoll, fd, data(Kind::Client, key), EventFlags::IN)
+            .context("cannot watch a socket")
+    }
+
+    /// Files a moment. Those of one moment come in the order of filing.
+    pub fn at(&mut self, at: i64, timer: Timer) {
+        let place = self.free.pop().unwrap_or(self.filed.len());
+        if place == self.filed.len() {
+            self.filed.push(None);
+        }
+        self.filed[place] = Some(timer);
+        self.sequence += 1;
+        // The number keeps the order; its low bits say where the timer is.
+        self.timers
+            .push(Reverse((at, self.sequence << 24 | place as u64)));
+    }
+
+    /// Files a moment so many nanoseconds from now. The kernel wakes a process at ticks only (no high-resolution timers): what
+    /// happens in the microseconds after one counts as happening at it, or every wait would be a tick too long.
+    pub fn after(&mut self, nanos: i64, timer: Timer) {
+        self.at(self.now - self.now.rem_euclid(self.tick) + nanos, timer);
+    }
+
+    /// The moment of this round.
+    pub const fn now(&self) -> i64 {
+        self.now
+    }
+
+    fn next(&self) -> Option<i64> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    fn pop(&mut self) -> Option<(i64, Timer)> {
+        let Reverse((at, number)) = self.timers.pop()?;
+        let place = (number & 0xff_ffff) as usize;
+        self.free.push(place);
+        self.filed[place].take().map(|timer| (at, timer))
+    }
+
+    /// A draw, in nanoseconds.
+    pub fn draw(&mut self, dist: &Dist) -> i64 {
+        nanos(draw(&mut self.rng, dist))
+    }
+
+    /// An exponential time with this mean, both in nanoseconds.
+    pub fn exponential(&mut self, mean: f64) -> i64 {
+        let uniform: f64 = self.rng.random();
+        (-libm::log(1.0 - uniform) * mean) as i64
+    }
+
+    /// Where a search for ports begins.
+    pub fn hint(&mut self) -> u32 {
+        self.rng.next_u32()
+    }
 }
 
-/// All connections and their counts.
+/// Clients, pods, and what they wait for.
 #[derive(Debug)]
 pub struct Traffic {
-    spec: RolloutSpec,
-    rng: ChaCha8Rng,
-    start: i64,
-    next: i64,
-    number: u64,
-    attempts: Vec<Attempt>,
-    listeners: BTreeMap<usize, TcpListener>,
-    served: Vec<Served>,
-    seconds: BTreeMap<i64, Second>,
-    failures: Vec<(i64, u16, String)>,
-}
-
-/// Whether a connection is over.
-enum After {
-    Keep,
-    Close,
+    watch: Watch,
+    clients: Clients,
+    pods: Pods,
 }
 
 impl Traffic {
-    /// No connection yet.
-    pub fn new(spec: &RolloutSpec) -> Self {
-        Self {
-            spec: spec.clone(),
-            rng: ChaCha8Rng::seed_from_u64(spec.seed),
-            start: 0,
-            next: 0,
-            number: 0,
-            attempts: Vec::new(),
-            listeners: BTreeMap::new(),
-            served: Vec::new(),
-            seconds: BTreeMap::new(),
-            failures: Vec::new(),
-        }
+    /// Nothing runs yet.
+    pub fn new(scenario: &Scenario, seed: u64, network: &mut Network) -> Result<Self> {
+        let mut watch = Watch::new(seed, scenario.node.hz.0)?;
+        Ok(Self {
+            clients: Clients::new(scenario, network, &mut watch)?,
+            pods: Pods::new(scenario),
+            watch,
+        })
+    }
+
+    /// The load begins.
+    pub fn start(&mut self, at: i64) {
+        self.watch.now = at;
+        self.clients.start(at, &mut self.watch);
     }
 
     /// A pod serves from now on.
-    pub fn listen(&mut self, pod: usize, listener: TcpListener) -> Result<()> {
-        listener
-            .set_nonblocking(true)
-            .context("cannot make a listener non-blocking")?;
-        self.listeners.insert(pod, listener);
-        Ok(())
+    pub fn listen(&mut self, pod: PodId, door: Door) -> Result<()> {
+        self.pods.listen(Some(pod), door, &mut self.watch)
+    }
+
+    /// Another service serves from now on.
+    pub fn listen_elsewhere(&mut self, door: Door) -> Result<()> {
+        self.pods.listen(None, door, &mut self.watch)
+    }
+
+    /// A pod stops listening; whether it has no connection.
+    pub fn close_listener(&mut self, pod: PodId) -> Result<bool> {
+        Ok(self.pods.close_listener(pod))
     }
 
     /// A pod's process ends.
-    pub fn kill(&mut self, pod: usize) {
-        self.listeners.remove(&pod);
-        self.served.retain(|served| served.pod != pod);
+    pub fn kill(&mut self, pod: PodId) -> Result<()> {
+        self.pods.kill(pod);
+        Ok(())
     }
 
-    /// The clients start.
-    pub fn start(&mut self, at: i64) {
-        self.start = at;
-        self.next = at;
+    /// What the clients saw.
+    pub const fn counts(&self) -> &Counts {
+        &self.clients.counts
     }
 
-    /// Lets clients and servers work until then.
-    pub fn run_until(&mut self, end: i64) -> Result<()> {
-        self.work(end, true)
-    }
-
-    /// No new connections; waits until every attempt is over.
-    pub fn finish(&mut self) -> Result<()> {
-        let end = monotonic() + (self.spec.app_timeout_s * SECOND as f64) as i64 + SECOND;
-        self.work(end, false)
-    }
-
-    fn work(&mut self, end: i64, starting: bool) -> Result<()> {
-        let patience = (self.spec.app_timeout_s * SECOND as f64) as i64;
+    /// Lets clients and pods work until then, or until a pod has drained, which is returned.
+    pub fn run_until(&mut self, end: i64, network: &mut Network) -> Result<Option<PodId>> {
         loop {
-            let now = monotonic();
-            if now >= end || (!starting && self.attempts.is_empty()) {
-                return Ok(());
+            self.watch.now = monotonic();
+            if let Some(pod) = self.pods.drained.pop() {
+                return Ok(Some(pod));
             }
-            while starting && self.next <= now {
-                self.begin(self.next)?;
-                self.number += 1;
-                self.next = match self.spec.arrivals {
-                    Arrivals::Const => {
-                        self.start + (self.number as f64 / self.spec.rate * SECOND as f64) as i64
-                    }
-                    Arrivals::Poisson => {
-                        let uniform: f64 = self.rng.random();
-                        let gap = -libm::log(1.0 - uniform) / self.spec.rate;
-                        self.next + (gap * SECOND as f64) as i64
-                    }
-                };
+            if self.watch.now >= end {
+                return Ok(None);
             }
-            let mut deadline = end;
-            if starting {
-                deadline = deadline.min(self.next);
-            }
-            // Attempts are in order of their start.
-            if let Some(first) = self.attempts.first() {
-                deadline = deadline.min(first.start + patience);
-            }
-            let left = (deadline - monotonic()).max(0);
-            self.poll(Timespec {
-                tv_sec: left / SECOND,
-                tv_nsec: left % SECOND,
-            })?;
-            let now = monotonic();
             while self
-                .attempts
-                .first()
-                .is_some_and(|first| first.start + patience <= now)
+                .watch
+                .next()
+                .is_some_and(|at| at <= self.watch.now && at < end)
             {
-                let late = self.attempts.remove(0);
-                if late.stage == Stage::Answered {
-                    self.answered(&late);
-                } else {
-                    let stage = if late.stage == Stage::Connecting {
-                        1
-                    } else {
-                        2
-                    };
-                    self.failed(late.start, late.port, format!("timeout st{stage}"));
+                if let Some((at, timer)) = self.watch.pop() {
+                    self.fire(at, timer, network)?;
                 }
             }
+            let next = self.watch.next().unwrap_or(end).min(end);
+            self.wait(next)?;
         }
     }
 
-    /// Waits for sockets and serves those that are ready.
-    fn poll(&mut self, timeout: Timespec) -> Result<()> {
-        let mut fds = Vec::new();
-        for attempt in &self.attempts {
-            let connecting = attempt.stage == Stage::Connecting;
-            let wanted = if connecting {
-                PollFlags::OUT
-            } else {
-                PollFlags::IN
-            };
-            fds.push(PollFd::from_borrowed_fd(attempt.socket.as_fd(), wanted));
+    /// No new requests; waits until every one is over.
+    pub fn finish(&mut self, network: &mut Network) -> Result<()> {
+        self.clients.stop();
+        let end = monotonic() + TAIL;
+        while self.clients.any_open() && monotonic() < end {
+            let step = monotonic() + SECOND / 4;
+            self.run_until(step, network)?;
         }
-        for listener in self.listeners.values() {
-            fds.push(PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN));
+        Ok(())
+    }
+
+    fn fire(&mut self, at: i64, timer: Timer, network: &mut Network) -> Result<()> {
+        let watch = &mut self.watch;
+        match timer {
+            Timer::Arrival(table) => self.clients.arrival(table, at, network, watch)?,
+            Timer::Worker(table, worker) => {
+                self.clients.begin(table, worker, at, network, watch)?;
+            }
+            Timer::GiveUp(key, number, connecting) => {
+                self.clients.give_up(key, number, connecting, watch);
+            }
+            Timer::Again(key, number, left) => self.clients.again(key, number, left, watch),
+            Timer::Respond(key) => self.pods.respond(key, watch),
+            Timer::Reply(key) => self.pods.reply(key),
+            Timer::Idle(key, count) => self.pods.idle(key, count),
         }
-        for served in &self.served {
-            fds.push(PollFd::from_borrowed_fd(
-                served.stream.as_fd(),
-                PollFlags::IN,
-            ));
-        }
+        Ok(())
+    }
+
+    /// Waits for sockets, at most until then, and serves those that are ready.
+    fn wait(&mut self, until: i64) -> Result<()> {
+        let left = (until - monotonic()).max(0);
+        let timeout = Timespec {
+            tv_sec: left / SECOND,
+            tv_nsec: left % SECOND,
+        };
+        let mut fds = [PollFd::from_borrowed_fd(
+            self.watch.epoll.as_fd(),
+            PollFlags::IN,
+        )];
         match poll(&mut fds, Some(&timeout)) {
             Ok(0) | Err(Errno::INTR) => return Ok(()),
             Ok(_) => {}
             Err(error) => return Err(error).context("cannot wait for sockets"),
         }
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        drop(fds);
-        let (clients, rest) = ready.split_at(self.attempts.len());
-        let (listening, serving) = rest.split_at(self.listeners.len());
-
-        let mut served = std::mem::take(&mut self.served);
-        let mut flags = serving.iter();
-        let server_closes = self.spec.closes_first == ClosesFirst::Server;
-        served.retain_mut(|s| {
-            !flags.next().copied().unwrap_or(false) || matches!(s.serve(server_closes), After::Keep)
-        });
-        for ((pod, listener), _) in self.listeners.iter().zip(listening).filter(|(_, r)| **r) {
-            while let Ok((stream, _)) = listener.accept() {
-                stream
-                    .set_nonblocking(true)
-                    .context("cannot make a socket non-blocking")?;
-                served.push(Served {
-                    stream,
-                    pod: *pod,
-                    answered: false,
-                });
-            }
-        }
-        self.served = served;
-
-        let clients = clients.to_vec();
-        for (mut attempt, ready) in std::mem::take(&mut self.attempts).into_iter().zip(clients) {
-            if !ready || matches!(self.advance(&mut attempt), After::Keep) {
-                self.attempts.push(attempt);
+        let mut events = Vec::with_capacity(BATCH);
+        epoll::wait(
+            &self.watch.epoll,
+            spare_capacity(&mut events),
+            Some(&Timespec::default()),
+        )
+        .context("cannot ask for sockets")?;
+        self.watch.now = monotonic();
+        for event in events {
+            let word = event.data.u64();
+            let key = Key {
+                slot: word as u32,
+                serial: (word >> 32) as u32 & 0x3fff_ffff,
+            };
+            match word >> 62 {
+                0 => self.clients.advance(key, &mut self.watch)?,
+                1 => self.pods.knock(key, &mut self.watch)?,
+                _ => self.pods.read(key, &mut self.watch),
             }
         }
         Ok(())
     }
-
-    /// A client connects.
-    fn begin(&mut self, start: i64) -> Result<()> {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
-            .context("cannot make a client's socket")?;
-        match connect(&socket, &SERVICE) {
-            Ok(()) | Err(Errno::INPROGRESS) => {}
-            Err(Errno::ADDRNOTAVAIL) => {
-                self.second(start).no_port += 1;
-                return Ok(());
-            }
-            Err(error) => {
-                self.failed(start, 0, words(error));
-                return Ok(());
-            }
-        }
-        let name = getsockname(&socket).context("a socket without a name")?;
-        let port = std::net::SocketAddr::try_from(name).map_or(0, |name| name.port());
-        let stage = Stage::Connecting;
-        self.attempts.push(Attempt {
-            socket,
-            start,
-            port,
-            stage,
-            slow: false,
-        });
-        Ok(())
-    }
-
-    /// Something happened to a client's connection.
-    fn advance(&mut self, attempt: &mut Attempt) -> After {
-        let step = || -> Result<Stage, Errno> {
-            let mut byte = [0; 1];
-            match attempt.stage {
-                Stage::Connecting => {
-                    sockopt::socket_error(&attempt.socket)??;
-                    send(&attempt.socket, b"?", SendFlags::NOSIGNAL)?;
-                    Ok(Stage::Asking)
-                }
-                Stage::Asking => match recv(&attempt.socket, &mut byte, RecvFlags::empty())?.0 {
-                    0 => Err(Errno::CONNRESET),
-                    _ => Ok(Stage::Answered),
-                },
-                // Whatever comes after the answer, a reset included, is the end.
-                Stage::Answered => Ok(Stage::Answered),
-            }
-        };
-        match (attempt.stage, step()) {
-            (Stage::Answered, _) => {
-                self.answered(attempt);
-                After::Close
-            }
-            (_, Ok(Stage::Answered)) if self.spec.closes_first == ClosesFirst::Client => {
-                self.answered(attempt);
-                After::Close
-            }
-            (before, Ok(stage)) => {
-                if before == Stage::Connecting {
-                    let took = monotonic() - attempt.start;
-                    attempt.slow = took as f64 > self.spec.slow_s * SECOND as f64;
-                }
-                attempt.stage = stage;
-                After::Keep
-            }
-            (_, Err(Errno::AGAIN)) => After::Keep,
-            (_, Err(error)) => {
-                self.failed(attempt.start, attempt.port, words(error));
-                After::Close
-            }
-        }
-    }
-
-    fn second(&mut self, start: i64) -> &mut Second {
-        self.seconds
-            .entry((start - self.start) / SECOND)
-            .or_default()
-    }
-
-    fn answered(&mut self, attempt: &Attempt) {
-        let second = self.second(attempt.start);
-        second.ok += 1;
-        second.slow += u32::from(attempt.slow);
-    }
-
-    fn failed(&mut self, start: i64, port: u16, error: String) {
-        self.second(start).fail += 1;
-        self.failures.push((start - self.start, port, error));
-    }
-
-    /// The counts: failures, seconds, total.
-    pub fn report(&self, text: &mut String) -> Result<()> {
-        for (start, port, error) in &self.failures {
-            writeln!(
-                text,
-                "F {:.4} {port} {error}",
-                *start as f64 / SECOND as f64
-            )?;
-        }
-        let mut total = Second::default();
-        for (second, n) in &self.seconds {
-            let Second {
-                ok,
-                fail,
-                no_port,
-                slow,
-            } = n;
-            writeln!(
-                text,
-                "S {second} ok {ok} fail {fail} eaddr {no_port} slow {slow}"
-            )?;
-            total.ok += ok;
-            total.fail += fail;
-            total.no_port += no_port;
-            total.slow += slow;
-        }
-        let Second {
-            ok,
-            fail,
-            no_port,
-            slow,
-        } = total;
-        writeln!(
-            text,
-            "TOTAL ok {ok} fail {fail} eaddrnotavail {no_port} slow {slow}"
-        )?;
-        Ok(())
-    }
-}
-
-impl Served {
-    /// Reads the request and answers, or notices that the client is gone.
-    fn serve(&mut self, server_closes: bool) -> After {
-        let mut byte = [0; 1];
-        match recv(&self.stream, &mut byte, RecvFlags::empty()) {
-            Ok((1.., _)) if !self.answered => {
-                if send(&self.stream, b"!", SendFlags::NOSIGNAL).is_err() || server_closes {
-                    return After::Close;
-                }
-                self.answered = true;
-                After::Keep
-            }
-            Ok((1.., _)) | Err(Errno::AGAIN) => After::Keep,
-            Ok((0, _)) | Err(_) => After::Close,
-        }
-    }
-}
-
-/// The C library's words for an error.
-fn words(error: Errno) -> String {
-    let text = std::io::Error::from(error).to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }

@@ -23,11 +23,13 @@ pub mod kernels;
 pub mod matrix;
 pub mod merge;
 pub mod overrides;
+pub mod plot;
 pub mod record;
 pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod sweep;
+pub mod validate;
 
 pub use exit::{CommonError, Exit};
 pub use overrides::Overrides;
@@ -80,6 +82,10 @@ pub enum Command {
     Completions(completions::CompletionsArgs),
     /// Print manual pages.
     Man(completions::ManArgs),
+    /// Draw a sweep's CSV as SVG, recordings of real kernels beside it.
+    Plot(plot::Args),
+    /// Hold recordings of whole rollouts on real kernels against predictions.
+    Validate(validate::Args),
 }
 
 /// How a report is printed.
@@ -165,6 +171,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Matrix(args) => matrix::run(args),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => completions::man(&args),
+        Command::Plot(args) => plot::run(args),
+        Command::Validate(args) => validate::run(args),
     };
     match result {
         Ok(code) => code,

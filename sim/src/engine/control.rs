@@ -405,6 +405,16 @@ impl Control {
         at_once: bool,
     ) -> std::vec::Drain<'_, ProxyLog> {
         let mut servers = NodeServers { ipvs, key, now };
+        self.poll_proxy_on(now, &mut servers, at_once)
+    }
+
+    /// The same on real servers of the caller's: the lab has those of a real kernel.
+    pub fn poll_proxy_on(
+        &mut self,
+        now: Instant,
+        servers: &mut dyn RealServers,
+        at_once: bool,
+    ) -> std::vec::Drain<'_, ProxyLog> {
         let (restart_at, takes) = self.restart;
         // The whole of a sync's latency lies before its first change; calls take no time of their own.
         let mut draw = |kind: ProxyLatency| match kind {
@@ -412,7 +422,7 @@ impl Control {
             _ => Span::ZERO,
         };
         let mut io = ProxyIo {
-            ipvs: &mut servers,
+            ipvs: servers,
             rng: &mut self.rng,
             draw: &mut draw,
             log: &mut self.log,

@@ -290,6 +290,8 @@ pub struct PodHost {
     pub gone: Option<Instant>,
     /// Whether it answers past the node.
     pub direct: bool,
+    /// It belongs to another service and has the address of a pod that is gone.
+    pub stranger: bool,
     /// It stops listening and waits for its connections.
     pub draining: bool,
     /// Connections.
@@ -358,10 +360,28 @@ impl Pods {
             exited: None,
             gone: None,
             direct,
+            stranger: false,
             draining: false,
             peers,
             open: 0,
         });
+    }
+
+    /// The place of the pod of another service that listens on the address of one that is gone; there from its first
+    /// packet on.
+    pub fn stranger(&mut self, address: Endpoint) -> u32 {
+        let known = self.at(address.ip);
+        if let Some(place) = known.filter(|place| self.all[*place as usize].stranger) {
+            return place;
+        }
+        let place = self.all.len() as u32;
+        // The rollout counts its pods from 0.
+        let id = PodId(u32::MAX - place);
+        let direct = known.is_some_and(|old| self.all[old as usize].direct);
+        self.add(id, address, direct);
+        self.all[place as usize].stranger = true;
+        self.listen(id);
+        place
     }
 
     /// A pod's application listens.
@@ -415,7 +435,8 @@ impl Pods {
     /// Whether the pod of an address cannot answer any more at `now`.
     pub fn is_dead(&self, address: Endpoint) -> bool {
         self.at(address.ip)
-            .is_none_or(|place| self.all[place as usize].exited.is_some())
+            .map(|place| &self.all[place as usize])
+            .is_none_or(|host| host.exited.is_some() || host.stranger)
     }
 }
 

@@ -20,6 +20,7 @@ mod world;
 
 use crate::outcome::RunSummary;
 use crate::scenario::Scenario;
+pub use control::Control;
 use trace::{RunTrace, TraceOptions};
 pub use world::node_sysctls;
 

@@ -607,6 +607,11 @@ impl World<'_> {
         if segment.tuple.proto == Proto::Udp {
             return self.datagram_at_pod(place, segment);
         }
+        self.at_process(place, segment);
+    }
+
+    /// A segment reaches the TCP of the pod at a place.
+    fn at_process(&mut self, place: u32, segment: &Segment) {
         let now = self.now;
         let host = self.pods.get(place);
         let outcome = match &mut host.pod {
@@ -668,39 +673,21 @@ impl World<'_> {
         }
     }
 
-    /// Another service on the address takes the connection and answers, whatever it is asked: only that it answers is
-    /// modelled, by a handshake and a response that mark the request as answered by the wrong service.
+    /// Another service on the address takes the connection: a pod with a TCP of its own, whose answers are wrong.
     fn new_owner(&mut self, segment: &Segment) {
-        let tuple = segment.tuple.reversed();
-        let mut answer = Segment::new(tuple, Flags::ACK);
-        answer.ack = segment.end_seq();
-        if segment.flags.is_plain_syn() {
-            answer.flags = Flags::SYN.with(Flags::ACK);
-            answer.options.wscale = segment.options.wscale;
-        } else if segment.len > 0 {
-            answer.seq = 1;
-            answer.len = 1;
-            answer.flags = Flags::ACK.with(Flags::PSH);
-            self.mark_wrong_service(segment.tuple);
-        } else if segment.flags.has(Flags::FIN) {
-            answer.seq = 2;
-            answer.flags = Flags::FIN.with(Flags::ACK);
-        } else {
-            return;
-        }
-        self.travel(Leg::NodePod, Event::AtNode(answer));
+        let place = self.pods.stranger(segment.tuple.dst);
+        self.at_process(place, segment);
     }
 
+    /// The answer on its way to the client is not that of the service.
     fn mark_wrong_service(&mut self, about: Tuple) {
         let client = self.client_of(about);
         let Some(host) = self.hosts.of(client.ip, about.dst) else {
             return;
         };
-        if let Some((slot, request)) = self.request_of(host, client.port) {
+        if let Some((_, request)) = self.request_of(host, client.port) {
             request.wrong_service = true;
             request.trouble = Some(Cause::AddressReassigned);
-            self.end(slot, Outcome::WrongService);
-            self.close_client(host, client.port);
         }
     }
 
@@ -874,7 +861,13 @@ impl World<'_> {
         };
         state.served += 1;
         let served = state.served;
-        let Some(pod) = &mut host.pod else { return };
+        if host.stranger {
+            let about = Tuple::tcp(peer, host.address);
+            self.mark_wrong_service(about);
+        }
+        let Some(pod) = &mut self.pods.get(place).pod else {
+            return;
+        };
         let outcome = pod.send(now, peer, manners.response_bytes);
         self.pod_did(place, peer, &outcome);
         if served >= manners.requests {

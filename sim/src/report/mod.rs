@@ -2,5 +2,7 @@
 
 pub mod html;
 pub mod run;
+pub mod svg;
 pub mod sweep;
 pub mod text;
+pub mod validation;
