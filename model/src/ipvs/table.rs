@@ -141,8 +141,9 @@ impl Entry {
     }
 
     /// Where the entry's timer stands among those of one tick: outer levels of the wheel run first, and in a
-    /// bucket the timer that entered it last (`collect_expired_timers`, `enqueue_timer`).
-    const fn turn(&self, clock: &Clock) -> (u64, u64) {
+    /// bucket the timer that entered it last (`collect_expired_timers`, `enqueue_timer`). One packet arms a template before
+    /// the connection that it makes from it (`ip_vs_sched_persist`), so of the two the connection runs first.
+    const fn turn(&self, clock: &Clock) -> (u64, u64, bool) {
         let ticks = if self.flags & EXPIRING != 0 {
             0
         } else {
@@ -151,6 +152,7 @@ impl Entry {
         (
             u64::MAX - clock.lateness_max(ticks),
             u64::MAX - self.armed.0,
+            self.is_template(),
         )
     }
 }
