@@ -253,6 +253,9 @@ pub struct RunSummary {
     pub packets: u64,
     /// Events the engine handled.
     pub events: u64,
+    /// Failed requests expected given what was known before each draw of a port, in billionths of a request: see
+    /// `experiment::rare`. None where that was not asked.
+    pub conditioned: Option<u64>,
 }
 
 impl RunSummary {
@@ -298,6 +301,10 @@ impl RunSummary {
         self.connections += other.connections;
         self.packets += other.packets;
         self.events += other.events;
+        self.conditioned = match (self.conditioned, other.conditioned) {
+            (Some(a), Some(b)) => Some(a + b),
+            _ => None,
+        };
     }
 }
 

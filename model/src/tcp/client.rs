@@ -301,6 +301,19 @@ impl Client {
             .ok_or(NoPort::AddressInUse)
     }
 
+    /// How many of how many equally likely draws give bind() to port 0 this port at the moment: see
+    /// [`PortChooser::starts_leading_to`].
+    pub fn starts_leading_to(&mut self, chooser: &PortChooser, port: u16) -> Option<(u32, u32)> {
+        let range = self.range().ok()?;
+        self.counts();
+        let usable: Usable<'_, fn(u16) -> bool> = Usable {
+            busy: self.counts.as_ref().map(PortCounts::used),
+            excluded: Some(&self.reserved),
+            waiting: None,
+        };
+        chooser.starts_leading_to(range, &usable, port)
+    }
+
     /// bind() to one port and the test of the four-tuple at connect(): a TIME_WAIT of a connection with
     /// timestamps is taken over whatever tcp_tw_reuse says (facts 6.2).
     fn bind_port(&mut self, id: ConnId, now: Instant, reuse_addr: bool) -> Result<(), NoPort> {

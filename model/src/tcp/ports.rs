@@ -341,6 +341,41 @@ impl PortChooser {
     }
 }
 
+impl PortChooser {
+    /// How many of how many equally likely starts lead [`PortChooser::find_open_port`] (without `SO_REUSEADDR`) to
+    /// `port`: its chance, known before the draw. `None` if the port is outside the range.
+    pub fn starts_leading_to(
+        &self,
+        range: PortRange,
+        usable: &impl PortSet,
+        port: u16,
+    ) -> Option<(u32, u32)> {
+        let port = u32::from(port);
+        let offset = port.checked_sub(range.low).filter(|_| port < range.end)?;
+        let free = |offset: u32| {
+            let at = range.low + offset;
+            usable.first_usable(at, at + 1, Step::One).is_some()
+        };
+        let (step, size) = if self.era.two_passes() {
+            (2, range.even_size())
+        } else {
+            (1, range.size())
+        };
+        // The ports that the search tries first, and as many starts: of two passes, those with odd offsets.
+        let starts = size / step;
+        if starts == 0 || offset >= size {
+            return Some((0, starts.max(1)));
+        }
+        let odd_used_up = || (0..starts).all(|number| !free(2 * number + 1));
+        if !free(offset) || (step == 2 && offset.is_multiple_of(2) && !odd_used_up()) {
+            return Some((0, starts));
+        }
+        // Each start goes upwards to the next free port: to this one, those behind the last free one before it.
+        let before = (1..starts).take_while(|back| !free((offset + size - back * step) % size));
+        Some((1 + before.count() as u32, starts))
+    }
+}
+
 /// The ranges that bind() searches one after the other.
 fn bind_parts(range: PortRange, halves: bool, even_half: bool) -> impl Iterator<Item = PortRange> {
     let split = halves && range.size() >= 4;

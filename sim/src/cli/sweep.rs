@@ -1,7 +1,7 @@
 //! `sim sweep`: how often a rollout fails, over settings.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -11,22 +11,26 @@ use super::{CommonError, Exit, Overrides};
 use crate::experiment::RunError;
 use crate::experiment::clock::{Stopwatch, WallClock};
 use crate::experiment::ledger::{Forget, Ledger};
-use crate::experiment::share::{Share, ShareError};
-use crate::experiment::store::manifest::{Manifest, Recipe};
-use crate::experiment::store::{Store, StoreError};
-use crate::experiment::sweep::{Plan, Stopped, Sweep, SweepError, run_kept};
+use crate::experiment::share::Share;
+use crate::experiment::store::Store;
+use crate::experiment::store::manifest::Recipe;
+use crate::experiment::sweep::{Plan, Stopped, Sweep, run_kept};
 use crate::outcome::RunSummary;
 use crate::output::Output;
 use crate::report::sweep::{self as report, Report};
 use crate::report::text::{Look, count_of, thousands};
 use crate::scenario::{Scenario, parse_span};
+pub(super) use keep::kept;
+use keep::{Keep, asked, ended, open};
 pub(super) use prepared::Prepared;
 use shard::Shard;
 
 mod emit;
+mod keep;
 mod kernels;
 mod prepared;
 mod progress;
+mod rare;
 mod shard;
 pub(super) mod words;
 
@@ -55,6 +59,10 @@ pub struct Args {
     /// At most this many rollouts at every point [default: 65536].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
     max_runs: Option<u64>,
+    /// Estimate failures too rare to be counted (below one request in 100,000) from the chances that each draw of a port had.
+    /// For clients that draw their ports: --port-choice bind.
+    #[arg(long)]
+    rare: bool,
     /// The root of all random choices, decimal or 0x hexadecimal [default: 0x1].
     #[arg(long, value_name = "SEED", value_parser = seed)]
     seed: Option<u64>,
@@ -70,7 +78,7 @@ pub struct Args {
     dir: Option<PathBuf>,
     /// Go on with the sweep in this folder; --runs, --precision, --max-runs and --budget may be given anew.
     #[arg(long, value_name = "DIR", help_heading = KEEPING,
-          conflicts_with_all = ["dir", "scenario", "vary", "seed", "shard", "shards", "set"])]
+          conflicts_with_all = ["dir", "scenario", "vary", "seed", "rare", "shard", "shards", "set"])]
     resume: Option<PathBuf>,
     /// Only the rollouts of one shard, into its own folder under --dir: m/n, or auto for what Kubernetes, Slurm, AWS Batch
     /// or CI say. `sim merge` puts the shards together.
@@ -181,6 +189,11 @@ pub fn run(args: Args, simulate: Simulate<'_>, interrupt: &Interrupt) -> Result<
         interrupt,
     };
     let mut watch = progress::Watch::new();
+    let simulate: Simulate<'_> = if prepared.recipe.rare {
+        &rare::simulate
+    } else {
+        simulate
+    };
     let runner = prepared.runner(simulate);
     let result = run_kept(
         &runner,
@@ -242,101 +255,6 @@ impl Stopwatch for Session<'_> {
     }
 }
 
-/// Where results are kept.
-struct Keep {
-    /// The store's folder.
-    store: PathBuf,
-    /// The folder as it was given: of all shards.
-    dir: PathBuf,
-    share: Share,
-}
-
-impl Keep {
-    fn new(dir: &Path, share: Share) -> Self {
-        let store = if share.is_whole() {
-            dir.to_owned()
-        } else {
-            dir.join(format!("shard-{}-of-{}", share.index() + 1, share.of()))
-        };
-        let dir = dir.to_owned();
-        Self { store, dir, share }
-    }
-
-    /// The command that goes on.
-    fn again(&self) -> String {
-        let words = ["sim", "sweep", "--resume"].map(str::to_owned);
-        let store = self.store.display().to_string();
-        words::line(&[words.as_slice(), &[store]].concat())
-    }
-}
-
-/// What is to be swept, and where it is kept: from the flags, or from the folder to go on with.
-fn asked(args: &Args) -> Result<(Recipe, Option<Keep>), CommonError> {
-    let Some(dir) = &args.resume else {
-        let share = match &args.shard {
-            None => Share::WHOLE,
-            Some(Shard::Given(share)) => *share,
-            Some(Shard::Auto) => {
-                let (share, found) =
-                    shard::auto(args.shards, &|name| std::env::var(name).ok()).map_err(usage)?;
-                say(&format!("shard {share}, from {found}"));
-                share
-            }
-        };
-        let keep = args.dir.as_ref().map(|dir| Keep::new(dir, share));
-        return Ok((recipe(args)?, keep));
-    };
-    if !args.overrides.given.is_empty() {
-        return Err(usage(
-            "--resume goes on with the sweep as it was asked for; leave the scenario's fields out, or begin anew with --dir",
-        ));
-    }
-    let manifest = Manifest::read(dir).map_err(kept)?.ok_or_else(|| {
-        usage(format!(
-            "{}: there is no sweep to go on with (no manifest.json)",
-            dir.display()
-        ))
-    })?;
-    let share = match &manifest.shard {
-        None => Share::WHOLE,
-        Some(text) => text.parse().map_err(|error: ShareError| usage(error))?,
-    };
-    let mut recipe = manifest.recipe;
-    recipe.runs = args.runs.or(recipe.runs);
-    recipe.max_runs = args.max_runs.or(recipe.max_runs);
-    recipe.precision = args.precision.or(recipe.precision);
-    if let Some(Budget(_, text)) = &args.budget {
-        recipe.budget = Some(text.clone());
-    }
-    let keep = Keep {
-        store: dir.clone(),
-        dir: dir.clone(),
-        share,
-    };
-    Ok((recipe, Some(keep)))
-}
-
-fn recipe(args: &Args) -> Result<Recipe, CommonError> {
-    let text = args.scenario.as_deref().map(prepared::scenario_text);
-    let file = |path: &PathBuf| path.display().to_string();
-    Ok(Recipe {
-        scenario_file: args.scenario.as_ref().map(file),
-        scenario_text: text.transpose()?,
-        fields: args
-            .overrides
-            .given
-            .iter()
-            .map(prepared::kept_field)
-            .collect(),
-        vary: args.vary.clone(),
-        seed: format!("{:#x}", args.seed.unwrap_or(1)),
-        runs: args.runs,
-        max_runs: args.max_runs,
-        precision: args.precision,
-        budget: args.budget.as_ref().map(|budget| budget.1.clone()),
-    })
-}
-
 fn plan(args: &Args, prepared: &Prepared, keep: Option<&Keep>) -> Result<Plan, CommonError> {
     let (recipe, plan) = (&prepared.recipe, plan_of(prepared));
     let share = keep.map_or(Share::WHOLE, |keep| keep.share);
@@ -375,55 +293,6 @@ pub(super) fn plan_of(prepared: &Prepared) -> Plan {
         max_runs: recipe.max_runs.unwrap_or(plan.max_runs),
         precision: recipe.precision.unwrap_or(plan.precision),
         ..plan
-    }
-}
-
-/// Opens the folder of results, if it is this sweep's.
-fn open(keep: &Keep, prepared: &Prepared) -> Result<Store, CommonError> {
-    let identity = prepared.identity();
-    if let Some(found) = Manifest::read(&keep.store).map_err(kept)?
-        && found.identity != identity
-    {
-        return Err(usage(format!(
-            "{} has the results of another sweep: its scenario, settings or seed differ. That one was\n  {}\nGive this one \
-             another --dir",
-            keep.store.display(),
-            words::line(&words::words(&found.recipe))
-        )));
-    }
-    let shard = (!keep.share.is_whole()).then(|| keep.share.to_string());
-    let manifest = Manifest::new(identity, prepared.recipe.clone(), shard);
-    let store = Store::open(&keep.store, &manifest).map_err(kept)?;
-    for remark in store.remarks() {
-        say(&remark);
-    }
-    if !store.is_empty() {
-        say(&format!(
-            "going on with {}: {} are there",
-            keep.dir.display(),
-            count_of(store.len() as u64, "rollout", "rollouts")
-        ));
-    }
-    Ok(store)
-}
-
-fn ended(error: SweepError, keep: Option<&Keep>) -> CommonError {
-    match (error, keep) {
-        (SweepError::Keep(error), Some(keep)) => CommonError::Unkept(format!(
-            "{error}. What was done before is kept. Free some space, then go on with: {}",
-            keep.again()
-        )),
-        (SweepError::Keep(error), None) => kept(error),
-        (error @ SweepError::Run { .. }, _) => usage(error),
-        (error @ SweepError::Threads(_), _) => CommonError::Internal(error.into()),
-    }
-}
-
-/// What a store could not do, as an error of the command.
-pub(super) fn kept(error: StoreError) -> CommonError {
-    match error {
-        StoreError::Write { .. } => CommonError::Unkept(error.to_string()),
-        _ => usage(error),
     }
 }
 

@@ -66,6 +66,30 @@ impl Host {
         }
     }
 
+    /// How many of how many equally likely draws give the next connection this port.
+    pub fn starts_leading_to(&mut self, port: u16) -> Option<(u32, u32)> {
+        self.client.starts_leading_to(&self.chooser, port)
+    }
+
+    /// Opens a connection to the service from `port`, as if it had been drawn.
+    pub fn connect_from(
+        &mut self,
+        now: Instant,
+        port: u16,
+    ) -> Option<(
+        ipvs_model::tcp::client::ConnId,
+        ipvs_model::tcp::socket::Outcome,
+    )> {
+        let source = Source::BindPort {
+            port,
+            reuse_addr: false,
+        };
+        let opened = self
+            .client
+            .connect(now, self.to, source, &mut self.chooser, &mut self.rng);
+        opened.ok()
+    }
+
     /// Opens a connection to the service.
     pub fn connect(
         &mut self,
@@ -176,6 +200,11 @@ impl Hosts {
             }
         }
         hosts
+    }
+
+    /// The host of a number, to look at.
+    pub fn peek(&self, number: u32) -> &Host {
+        &self.all[number as usize]
     }
 
     /// The host of a number.

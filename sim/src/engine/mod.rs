@@ -9,6 +9,7 @@ mod load;
 mod observe;
 pub mod pins;
 mod planes;
+pub mod probe;
 pub mod queue;
 mod quiet;
 pub mod story;

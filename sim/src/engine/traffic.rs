@@ -111,13 +111,18 @@ impl World<'_> {
             self.ask(host, port);
             return;
         }
-        let Some((id, outcome)) = self.hosts.get(host).connect(self.now) else {
+        let opened = match self.before_port(number, host, counted) {
+            Some(port) => self.hosts.get(host).connect_from(self.now, port),
+            None => self.hosts.get(host).connect(self.now),
+        };
+        let Some((id, outcome)) = opened else {
             let client = Endpoint::new(self.hosts.get(host).address(), 0);
             self.observer.no_port(self.now, &request, client);
             self.next_of_worker(kind, worker);
             return;
         };
         (request.port, request.opened) = (id.port(), true);
+        self.got_port(number, id.port());
         request.port_idle = self
             .conns
             .get(host, id.port())
@@ -200,6 +205,7 @@ impl World<'_> {
         }
         let client = Endpoint::new(self.hosts.get(request.host).address(), request.port);
         self.observer.ended(self.now, &request, outcome, client);
+        self.ended_probed(request.number, outcome);
         self.next_of_worker(request.kind, request.worker);
     }
 

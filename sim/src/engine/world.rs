@@ -23,6 +23,7 @@ use super::hosts::{Hosts, Pods, answers_directly};
 use super::load::{Conns, Load, Manners, Requests};
 use super::observe::Observer;
 use super::planes::{self, Direct, Wanted};
+use super::probe::Probe;
 use super::queue::{Lane, Queue};
 use super::quiet::Quiet;
 use super::story::StoriesOf;
@@ -146,6 +147,8 @@ pub struct World<'a> {
     /// When the control plane acts or somebody looks at the tables.
     pub(super) controls: BinaryHeap<Reverse<Instant>>,
     pub(super) quiet: Option<Box<Quiet>>,
+    /// What looks at the chances of ports before they are drawn, if anything does.
+    pub(super) probe: Option<Box<Probe>>,
 }
 
 /// Sysctls of the node: kernel, then kube-proxy, then the scenario.
@@ -291,6 +294,7 @@ impl<'a> World<'a> {
             broken: None,
             controls: BinaryHeap::new(),
             quiet,
+            probe: None,
         };
         world.start();
         Ok(world)
@@ -365,6 +369,13 @@ impl<'a> World<'a> {
     pub fn run(mut self) -> (RunSummary, RunTrace) {
         let end = self.play();
         self.observer.finish(end, self.events)
+    }
+
+    /// Runs to the end; with what the probe found.
+    pub fn run_probed(mut self) -> (RunSummary, RunTrace, Option<Box<Probe>>) {
+        let end = self.play();
+        let (summary, trace) = self.observer.finish(end, self.events);
+        (summary, trace, self.probe)
     }
 
     /// Runs to the end; fails if a check of the tables did.

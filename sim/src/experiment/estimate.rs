@@ -51,6 +51,8 @@ impl Probability {
 pub struct Estimates {
     /// A request that got a port fails.
     pub failure: Probability,
+    /// The same, conditioned: in parts of a request ([`super::rare::PARTS`]). None where that was not asked.
+    pub conditioned: Option<Probability>,
     /// A request finds no free port.
     pub exhausted: Probability,
     /// A request that got a port is answered, but connects late.
@@ -75,6 +77,8 @@ impl Estimates {
         let alpha = looks::alpha_at(runs, ALPHA);
         Self {
             failure: Probability::per_request(&tally.failure, alpha),
+            conditioned: (tally.conditioned.runs > 0)
+                .then(|| Probability::per_request(&tally.conditioned, alpha)),
             exhausted: Probability::per_request(&tally.exhausted, alpha),
             delayed: Probability::per_request(&tally.delayed, alpha),
             any_failure: Probability::per_rollout(tally.failing_runs(), runs, alpha),
@@ -87,7 +91,8 @@ impl Estimates {
 
     /// Half the width of the failure probability's interval over its estimate; none if nothing failed.
     pub fn relative_half_width(&self) -> Option<f64> {
-        self.failure.relative_half_width()
+        let conditioned = self.conditioned.as_ref();
+        conditioned.unwrap_or(&self.failure).relative_half_width()
     }
 }
 
@@ -110,14 +115,14 @@ impl Settled {
     /// Judges a point after its runs: `precision` is the wanted relative half-width, above 0.
     pub fn judge(tally: &Tally, precision: f64) -> Self {
         let alpha = looks::alpha_at(tally.runs(), ALPHA);
-        let failure = Probability::per_request(&tally.failure, alpha);
+        let failure = Probability::per_request(tally.failures(), alpha);
         if failure
             .relative_half_width()
             .is_some_and(|width| width <= precision)
         {
             return Self::Precise;
         }
-        if tally.failure.all_alike() && binomial::unseen(tally.runs(), alpha) <= RARE_ROLLOUT {
+        if tally.failures().all_alike() && binomial::unseen(tally.runs(), alpha) <= RARE_ROLLOUT {
             return Self::Alike;
         }
         Self::No

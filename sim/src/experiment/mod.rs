@@ -5,7 +5,7 @@
 //! tally becomes an estimate.
 //!
 //! Two settings are compared run by run, on the same seeds: [`paired`]. Results can be kept on disk ([`store`]) and a sweep
-//! be divided among machines ([`share`]).
+//! be divided among machines ([`share`]). Rare failures need not be waited for ([`rare`]).
 
 pub mod clock;
 pub mod estimate;
@@ -13,6 +13,7 @@ pub mod grid;
 pub mod ledger;
 pub mod matrix;
 pub mod paired;
+pub mod rare;
 pub mod seeds;
 pub mod share;
 pub mod stats;

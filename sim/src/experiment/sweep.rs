@@ -15,9 +15,10 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::clock::Stopwatch;
-use super::estimate::{Estimates, Settled};
+use super::estimate::{ALPHA, Estimates, Settled};
 use super::grid::Point;
 use super::ledger::{Done, Forget, Ledger};
+use super::paired::{Difference, Measure, Paired, RunCounts};
 use super::share::Share;
 use super::stats::looks;
 use super::store::StoreError;
@@ -147,11 +148,25 @@ pub struct PointResult {
     pub settled: Settled,
 }
 
+/// How much a point fails more or less than the first one, on the same rollouts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Comparison {
+    /// The point that is compared with the first, by its index.
+    pub point: usize,
+    /// The difference of the failure probabilities, over the runs that both have.
+    pub failure: Difference,
+}
+
+/// Up to so many points are compared: each run of a compared point is kept in memory.
+pub const COMPARED_MAX: usize = 4;
+
 /// The result of a sweep.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sweep {
     /// Every point, in the grid's order.
     pub points: Vec<PointResult>,
+    /// The later points against the first; none if there are too many.
+    pub comparisons: Vec<Comparison>,
     /// Runs at the points that were not settled before; of a shard, its own.
     pub runs: u64,
     /// Why there are not more.
@@ -255,6 +270,14 @@ pub fn run_kept(
     let limit = plan.share.rows(limit);
     let mut state = State {
         tallies: vec![Tally::default(); points.len()],
+        compared: vec![
+            Vec::new();
+            if points.len() <= COMPARED_MAX {
+                points.len()
+            } else {
+                0
+            }
+        ],
         settled_at: vec![None; points.len()],
         rows: 0,
     };
@@ -301,6 +324,8 @@ fn next_look(runs: u64) -> u64 {
 struct State {
     /// One for each point.
     tallies: Vec<Tally>,
+    /// The runs of each point, if points are compared.
+    compared: Vec<Vec<RunCounts>>,
     /// The look at which a point was first found settled.
     settled_at: Vec<Option<u64>>,
     /// Runs at every point that is not settled.
@@ -308,6 +333,27 @@ struct State {
 }
 
 impl State {
+    /// Counts a run.
+    fn count(&mut self, done: &Done) {
+        self.tallies[done.point].add(done.run, &done.summary);
+        if let Some(runs) = self.compared.get_mut(done.point) {
+            runs.push(RunCounts::of(&done.summary));
+        }
+    }
+
+    fn comparisons(&self) -> Vec<Comparison> {
+        let Some((first, others)) = self.compared.split_first() else {
+            return Vec::new();
+        };
+        (1..)
+            .zip(others)
+            .map(|(point, runs)| Comparison {
+                point,
+                failure: Paired::of(first, runs, Measure::Failure).difference(ALPHA),
+            })
+            .collect()
+    }
+
     /// Judges the points, if this is the moment.
     fn look(&mut self, active: &[usize], plan: &Plan) {
         if !plan.share.is_whole() || !looks::is_look(self.rows) {
@@ -344,6 +390,7 @@ impl State {
             tally,
         };
         Sweep {
+            comparisons: self.comparisons(),
             points: points.iter().zip(self.tallies).map(result).collect(),
             runs: self.rows,
             stopped,

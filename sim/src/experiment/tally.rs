@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ipvs_model::time::NANOS_PER_SEC;
 
+use super::rare::PARTS;
 use super::stats::ratio::RatioSums;
 use crate::outcome::{self, Cause, Outcome, RunSummary, SecondCounts};
 
@@ -15,6 +16,9 @@ pub const DEAD_AFTER_NS: u64 = 10 * NANOS_PER_SEC;
 pub struct Tally {
     /// Failed requests of those that got a port and ended.
     pub failure: RatioSums,
+    /// [`RunSummary::conditioned`] of those that got a port and ended, in parts of a request; no runs where that was
+    /// not asked.
+    pub conditioned: RatioSums,
     /// Requests that found no free port, of all that ended.
     pub exhausted: RatioSums,
     /// Answered requests that connected late, of those that got a port and ended.
@@ -55,6 +59,9 @@ impl Tally {
     pub fn add(&mut self, run: u64, summary: &RunSummary) {
         let failed = summary.failed();
         self.failure.add(failed, summary.decided());
+        if let Some(parts) = summary.conditioned {
+            self.conditioned.add(parts, summary.decided() * PARTS);
+        }
         self.exhausted
             .add(summary.count(Outcome::PortsExhausted), summary.ended());
         self.delayed.add(summary.delayed_total(), summary.decided());
@@ -78,6 +85,7 @@ impl Tally {
     /// Adds the runs of another block.
     pub fn merge(&mut self, other: &Self) {
         self.failure.merge(&other.failure);
+        self.conditioned.merge(&other.conditioned);
         self.exhausted.merge(&other.exhausted);
         self.delayed.merge(&other.delayed);
         self.requests += other.requests;
@@ -92,6 +100,16 @@ impl Tally {
         self.connections += other.connections;
         self.packets += other.packets;
         self.worst = worse(self.worst, other.worst);
+    }
+
+    /// What the failure probability is estimated from: the conditioned failures if there are such, else the counted
+    /// ones.
+    pub const fn failures(&self) -> &RatioSums {
+        if self.conditioned.runs > 0 {
+            &self.conditioned
+        } else {
+            &self.failure
+        }
     }
 
     /// Runs counted.

@@ -3,6 +3,7 @@
 //! All three are functions of the sweep's result alone: no time of day, no duration, no number of threads. Ends of
 //! intervals are rounded outwards, so that a printed interval never claims more than the computed one.
 
+mod compare;
 mod data;
 mod map;
 mod screen;

@@ -438,3 +438,48 @@ proptest! {
         prop_assert_eq!(usable.first_usable(from, 300, step), plain.first_usable(from, 300, step));
     }
 }
+
+/// The chance of each port, counted, and as it is known beforehand.
+#[test]
+fn the_chance_of_a_port_is_known_before_the_draw() {
+    for (release, low, high) in [
+        ("4.4.155", 1_000, 1_036),
+        ("5.7.14", 1_000, 1_039),
+        ("6.12.117", 1_001, 1_041),
+    ] {
+        let chooser = chooser(release, 3);
+        let range = PortRange::new(low, high).unwrap();
+        for taken in [&[][..], &[1_001, 1_003, 1_004, 1_010, 1_011, 1_013, 1_035]] {
+            let mut busy = PortBitmap::new();
+            for port in taken {
+                busy.insert(*port);
+            }
+            let (mut rng, mut found) = (rng(), [0_u32; 50]);
+            const DRAWS: u32 = 20_000;
+            for _ in 0..DRAWS {
+                let port = chooser.find_open_port(range, false, &mut rng, &&busy);
+                found[usize::from(port.unwrap() - 1_000)] += 1;
+            }
+            let mut sum = 0;
+            for port in low..=high {
+                let (starts, of) = chooser.starts_leading_to(range, &&busy, port).unwrap();
+                sum += starts;
+                let (expected, counted) = (DRAWS * starts / of, found[usize::from(port - 1_000)]);
+                // Five standard deviations of a Poisson count, and rounding.
+                let off = expected.abs_diff(counted);
+                assert!(
+                    off.pow(2) <= 25 * expected.max(1) + 25,
+                    "{release} {port}: {expected} {counted}"
+                );
+                assert!(starts > 0 || counted == 0, "{release} {port}: {counted}");
+                if port == high {
+                    assert_eq!(sum, of, "{release}: chances add up to one");
+                }
+            }
+        }
+        assert_eq!(
+            chooser.starts_leading_to(range, &&PortBitmap::new(), high + 1),
+            None
+        );
+    }
+}

@@ -67,7 +67,8 @@ impl Prepared {
 
     /// What tells this sweep from others: see [`manifest::identity`].
     pub fn identity(&self) -> String {
-        manifest::identity(self.seed, &self.points, &self.scenarios)
+        let rare = self.recipe.rare;
+        manifest::identity(self.seed, rare, &self.points, &self.scenarios)
     }
 
     /// The scenarios with an engine.

@@ -137,7 +137,7 @@ fn json_holds_counts_and_intervals() {
         "json",
     ]);
     let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!(value["format"], 1);
+    assert_eq!(value["format"], 2);
     assert_eq!(value["root_seed"], "0x0000000000000001");
     let failure = &value["points"][0]["request_fails"];
     let interval = |end: usize| failure["interval"][end].as_f64().expect("a number");
@@ -246,7 +246,7 @@ fn runs_repeat_the_bytes_of_a_sweep_that_time_stopped() {
 #[test]
 fn the_reuse_mode_is_not_added_where_something_decides_it() {
     let paths = |words: &[&str]| {
-        let prepared = Prepared::of(recipe(&args(words)).expect("good")).expect("good");
+        let prepared = Prepared::of(keep::recipe(&args(words)).expect("good")).expect("good");
         prepared
             .grid
             .axes()

@@ -31,6 +31,9 @@ pub fn words(recipe: &Recipe) -> Vec<String> {
     if let Some(budget) = &recipe.budget {
         flag("budget", budget);
     }
+    if recipe.rare {
+        words.push("--rare".to_owned());
+    }
     words
 }
 

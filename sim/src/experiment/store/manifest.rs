@@ -62,6 +62,9 @@ pub struct Recipe {
     /// `--precision`, if it was given: a share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<f64>,
+    /// `--rare`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rare: bool,
     /// `--budget` as it was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<String>,
@@ -147,9 +150,9 @@ pub fn epoch() -> String {
 }
 
 /// What makes two sweeps the same: the root seed, and at every point its settings and its whole scenario, defaults
-/// included. How many runs are asked for is no part of it.
-pub fn identity(root_seed: u64, points: &[Point], scenarios: &[Scenario]) -> String {
-    let mut parts = vec![format!("{root_seed:#x}")];
+/// included; and whether rare events are conditioned. How many runs are asked for is no part of it.
+pub fn identity(root_seed: u64, rare: bool, points: &[Point], scenarios: &[Scenario]) -> String {
+    let mut parts = vec![format!("{root_seed:#x} {rare}")];
     for (point, scenario) in points.iter().zip(scenarios) {
         parts.extend(point.settings.iter().map(ToString::to_string));
         parts.push(scenario.to_toml());

@@ -37,6 +37,8 @@ struct Written {
     first_failure_ns: Option<u64>,
     connections: u64,
     packets: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    conditioned: Option<u64>,
     /// Number of equal seconds; attempts, answered, failed, without a port, late of each.
     seconds: Vec<[u64; 6]>,
 }
@@ -52,6 +54,7 @@ pub fn encode(out: &mut String, point: usize, run: u64, summary: &RunSummary) {
         first_failure_ns: summary.first_failure_ns,
         connections: summary.connections,
         packets: summary.packets,
+        conditioned: summary.conditioned,
         seconds: packed(&summary.timeline),
     };
     // Integers, strings and their maps can always be written.
@@ -77,6 +80,7 @@ pub fn decode(line: &str) -> Option<Record> {
         first_failure_ns: written.first_failure_ns,
         connections: written.connections,
         packets: written.packets,
+        conditioned: written.conditioned,
         timeline: unpacked(&written.seconds)?,
         ..RunSummary::default()
     };

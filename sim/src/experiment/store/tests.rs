@@ -14,6 +14,7 @@ fn summary(seed: u64) -> RunSummary {
         first_failure_ns: rng.next().is_multiple_of(2).then(|| rng.next()),
         connections: rng.next(),
         packets: rng.next(),
+        conditioned: rng.next().is_multiple_of(2).then(|| rng.below(1 << 50)),
         ..RunSummary::default()
     };
     summary.outcomes = std::array::from_fn(|_| rng.below(3) * rng.below(1_000));

@@ -213,7 +213,7 @@ impl<'a> Counter<'a> {
                 continue;
             }
             for done in self.row.drain(..).flatten() {
-                self.state.tallies[done.point].add(done.run, &done.summary);
+                self.state.count(&done);
             }
             self.state.rows += rows;
         }

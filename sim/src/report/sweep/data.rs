@@ -4,13 +4,14 @@ use serde_json::{Map, Value as Json, json};
 
 use super::Report;
 use crate::experiment::estimate::{Probability, Settled};
+use crate::experiment::rare::PARTS;
 use crate::experiment::seeds;
 use crate::experiment::stats::Interval;
 use crate::experiment::sweep::{PointResult, Stopped};
 use crate::outcome::{Cause, Outcome};
 
 /// Version of the JSON. Raised when anything in it changes, additions included.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Significant digits of the ends of intervals: what they depend on (logarithms, the beta function) agrees between
 /// machines to more than that.
@@ -41,6 +42,22 @@ pub fn json(report: &Report<'_>) -> String {
         .iter()
         .map(|result| point(report, result))
         .collect();
+    let differences: Vec<Json> = sweep
+        .comparisons
+        .iter()
+        .map(|comparison| {
+            let failure = &comparison.failure;
+            json!({
+                "point": comparison.point,
+                "against": 0,
+                "request_fails": rounded(failure.estimate),
+                "interval": [rounded(failure.low), rounded(failure.high)],
+                "runs": failure.runs,
+                "runs_that_differ": failure.differing,
+                "verdict": failure.verdict,
+            })
+        })
+        .collect();
     let whole = json!({
         "format": FORMAT,
         "command": "sweep",
@@ -53,6 +70,7 @@ pub fn json(report: &Report<'_>) -> String {
         "precision": sweep.precision,
         "stopped": stopped,
         "points": points,
+        "differences": differences,
     });
     format!("{whole:#}\n")
 }
@@ -86,6 +104,14 @@ fn point(report: &Report<'_>, result: &PointResult) -> Json {
             Settled::No => "no",
         },
         "request_fails": probability(&estimates.failure),
+        "request_fails_conditioned": estimates.conditioned.as_ref().map(|conditioned| {
+            let Interval { low, high } = conditioned.interval;
+            json!({
+                "expected": rounded(conditioned.count as f64 / PARTS as f64),
+                "of": conditioned.of / PARTS,
+                "interval": [rounded(low), rounded(high)],
+            })
+        }),
         "rollout_has_failure": probability(&estimates.any_failure),
         "rollout_dead_over_10_s": probability(&estimates.dead),
         "request_finds_no_port": probability(&estimates.exhausted),

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use super::{Report, Round, end, interval_text, map};
+use super::{Report, Round, compare, end, interval_text, map};
 use crate::experiment::estimate::{Probability, Settled};
+use crate::experiment::rare::PARTS;
 use crate::experiment::seeds;
 use crate::experiment::stats::looks::FIRST_LOOK;
 use crate::experiment::sweep::{PointResult, Stopped};
@@ -26,6 +27,7 @@ pub fn text(report: &Report<'_>, look: Look) -> String {
             out.push('\n');
             paragraph(&mut out, report, result, look);
         }
+        out.push_str(&compare::text(report));
     } else {
         out.push('\n');
         out.push_str(&table(report));
@@ -38,7 +40,7 @@ pub fn text(report: &Report<'_>, look: Look) -> String {
     out
 }
 
-fn line(out: &mut String, label: &str, text: &str) {
+pub(super) fn line(out: &mut String, label: &str, text: &str) {
     for (place, part) in wrap(text, 97).iter().enumerate() {
         let label = if place == 0 { label } else { "" };
         let _ = writeln!(out, "{label:<11}{part}");
@@ -185,6 +187,11 @@ fn paragraph(out: &mut String, report: &Report<'_>, result: &PointResult, look: 
             tally.median_dead_seconds()
         ),
     };
+    let conditioned = estimates.conditioned.as_ref().map(|conditioned| {
+        let expected = conditioned.count as f64 / PARTS as f64;
+        let words = format!("{expected:.3e} expected, from the chances of each draw");
+        ("the same, conditioned", conditioned, words)
+    });
     let rows = [
         (
             "a request fails",
@@ -212,6 +219,8 @@ fn paragraph(out: &mut String, report: &Report<'_>, result: &PointResult, look: 
             requests(&estimates.delayed),
         ),
     ];
+    let [failure, others @ ..] = rows;
+    let rows = std::iter::once(failure).chain(conditioned).chain(others);
     for (label, probability, counts) in rows {
         let share = percent(probability.count, probability.of);
         let range = interval_text(&probability.interval);

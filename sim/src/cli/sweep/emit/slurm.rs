@@ -11,8 +11,9 @@ pub fn script(division: &Division<'_>, dir: &str) -> String {
     format!(
         "#!/bin/sh
 # A sweep in {shards} shards. All nodes see {folder} and the scenario's file, and have `sim` on their path.
-#   sbatch THIS_FILE          runs it
-#   sim merge {folder}        then puts the shards together, or names those that are missing and how to run just them
+#   sbatch THIS_FILE
+#   sim merge {folder}
+# The merge puts the shards together, or names those that are missing and how to run just them.
 # A task that is killed or runs out of time goes on where it was when it is run again.
 #SBATCH --job-name={name}
 #SBATCH --array=0-{last}
