@@ -49,13 +49,13 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Whether a conntrack entry belongs to a service or a real server of this capture.
+    /// Whether a conntrack entry belongs to a service, if only a deleted one, or a real server of this capture.
     fn concerns(&self, line: &ConntrackLine) -> bool {
         let service = ipvs_model::ipvs::service::ServiceKey {
             proto: line.orig.proto,
             addr: line.orig.dst,
         };
-        self.node.ipvs.service(service).is_some()
+        self.services.contains(&service)
             || self.servers.contains(&line.reply.src)
             || self.servers.contains(&line.orig.src)
     }

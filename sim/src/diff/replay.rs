@@ -81,6 +81,8 @@ pub(super) struct Replay<'a> {
     /// Addresses that are or were real servers.
     pub servers: BTreeSet<Endpoint>,
     vips: BTreeSet<Ipv4Addr>,
+    /// Virtual services that are or were there.
+    pub services: BTreeSet<ServiceKey>,
     /// Other addresses of the node, as masquerading shows them.
     own: BTreeSet<Ipv4Addr>,
     /// The recording counts the conntrack entries before each packet: what the collector did is known.
@@ -127,6 +129,7 @@ impl<'a> Replay<'a> {
             told: Vec::new(),
             servers: BTreeSet::new(),
             vips: BTreeSet::new(),
+            services: BTreeSet::new(),
             own: BTreeSet::new(),
             counted: false,
             full: false,
@@ -196,6 +199,7 @@ impl<'a> Replay<'a> {
 
     pub(super) fn add_service(&mut self, key: ServiceKey) {
         self.vips.insert(key.addr.ip);
+        self.services.insert(key);
         self.node.add_local(key.addr.ip);
     }
 
