@@ -5,6 +5,7 @@
 //! choice and kube-proxy base their decisions on, and every decision names the rule that made it.
 #![forbid(unsafe_code)]
 
+pub mod balancer;
 pub mod conntrack;
 pub mod dataplane;
 pub mod icmp;

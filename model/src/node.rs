@@ -122,6 +122,31 @@ pub struct Decision {
     pub entry: Option<EntryId>,
 }
 
+/// Source NAT by where a balanced packet comes from, where kube-proxy's rules tell sources apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceRules {
+    /// First and last address of clients, with what applies to them.
+    pub clients: Vec<(Ipv4Addr, Ipv4Addr, SourceNat)>,
+    /// For a pod that reaches itself (`KUBE-LOOP-BACK`).
+    pub hairpin: Option<SourceNat>,
+}
+
+impl SourceRules {
+    /// What applies to a packet that has its real server as destination, or else `otherwise`.
+    fn of(&self, out: &Segment, otherwise: SourceNat) -> SourceNat {
+        let (src, dst) = (out.tuple.src.ip, out.tuple.dst.ip);
+        match self.hairpin {
+            Some(policy) if src == dst => return policy,
+            _ => {}
+        }
+        let found = self
+            .clients
+            .iter()
+            .find(|(low, high, _)| *low <= src && src <= *high);
+        found.map_or(otherwise, |(_, _, policy)| *policy)
+    }
+}
+
 /// A node: the tables and the way through them.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -132,6 +157,7 @@ pub struct Node {
     pub ct: Conntrack,
     local: Vec<Ipv4Addr>,
     unreachable: Vec<Ipv4Addr>,
+    sources: SourceRules,
 }
 
 impl Node {
@@ -145,7 +171,13 @@ impl Node {
             ct,
             local: Vec::new(),
             unreachable: Vec::new(),
+            sources: SourceRules::default(),
         }
+    }
+
+    /// Tells sources apart in the source NAT of balanced connections; those without a rule have the set-up's policy.
+    pub fn set_source_rules(&mut self, rules: SourceRules) {
+        self.sources = rules;
     }
 
     /// The node's set-up.
@@ -358,7 +390,7 @@ impl Node {
                         }
                     }
                 }
-                let policy = self.config.source_nat;
+                let policy = self.sources.of(&out, self.config.source_nat);
                 self.postroute(now, out, ct, policy, rule, Some(entry), rng)
             }
             Inward::Drop(rule) => self.drop(ct, Verdict::Drop, Rule::Ipvs(rule)),
@@ -557,7 +589,7 @@ impl Node {
         let policy = if rule == Rule::Plain {
             self.null_binding()
         } else {
-            self.config.source_nat
+            self.sources.of(&seg, self.config.source_nat)
         };
         self.postroute(now, seg, ct, policy, rule, None, rng)
     }

@@ -342,7 +342,7 @@ fn the_map_shows_every_folder_and_module() {
 }
 
 /// The parts of the model in the order of a packet's way, then time, then kube-proxy.
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 15] = [
     "node",
     "ipvs",
     "conntrack",
@@ -350,6 +350,7 @@ const ORDER: [&str; 14] = [
     "udp",
     "icmp",
     "dataplane",
+    "balancer",
     "kube",
     "time",
     "timers",

@@ -11,6 +11,7 @@
 pub mod addresses;
 pub mod deployment;
 pub mod endpoints;
+pub mod masquerade;
 pub mod pod;
 pub mod proxy;
 pub mod rollout;
@@ -24,6 +25,7 @@ pub mod version;
 pub use addresses::{AddressPool, Reuse};
 pub use deployment::{Deployment, IntOrPercent, UpdateStrategy};
 pub use endpoints::{EndpointRule, EndpointState, TrafficPolicy, as_published, usable};
+pub use masquerade::{AddressKind, Origin, draws_ports, masquerades};
 pub use pod::{Answering, OnTerm, PodId, PodPhase, PodSpec, PreStop, Probe};
 pub use proxy::{
     Proxy, ProxyAction, ProxyConfig, ProxyIo, ProxyLatency, ProxyLog, RealServer, RealServers,

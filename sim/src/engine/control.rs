@@ -65,6 +65,9 @@ pub struct Control {
     rng: ChaCha8Rng,
     sync_latency: scenario::Dist,
     target_port: u16,
+    policy: TrafficPolicy,
+    /// The first pod's address and the number of nodes, where pods have no node of their own.
+    spread: Option<(u32, u32)>,
     log: Vec<ProxyLog>,
     /// When kube-proxy starts anew, and how long it then takes to its first sync.
     restart: (Instant, Span),
@@ -262,7 +265,7 @@ impl Source {
                     strategy,
                     min_ready: deployment.min_ready,
                     pod: pod_spec(deployment),
-                    nodes: 1,
+                    nodes: server.nodes as u16,
                 };
                 let mut pool = AddressPool::new(
                     server.old_address,
@@ -289,7 +292,7 @@ impl Source {
 impl Control {
     /// The control plane of a scenario, at rest before the rollout.
     pub fn new(scenario: &Scenario, streams: Streams) -> Self {
-        let kube_proxy = &scenario.kube_proxy;
+        let (kube_proxy, server) = (&scenario.kube_proxy, &scenario.server);
         let behaviours = proxy_behaviours(kube_proxy.version);
         let mut phases = streams.stream(Purpose::Phases, 1);
         let period = kube_proxy.check_period;
@@ -331,6 +334,11 @@ impl Control {
             rng: streams.stream(Purpose::Proxy, 0),
             sync_latency: kube_proxy.sync_latency,
             target_port: scenario.service.target_port,
+            policy: super::topology::policy(scenario),
+            spread: match scenario.rollout {
+                scenario::Rollout::Deployment(_) => None,
+                _ => Some((server.old_address.to_bits(), server.nodes)),
+            },
             log: Vec::new(),
             restart: (
                 kube_proxy
@@ -368,7 +376,14 @@ impl Control {
 
     /// The endpoints that kube-proxy uses out of those published, and those beside them that still serve.
     pub fn wanted(&self, published: &[EndpointState]) -> Wanted {
-        let (ips, _) = usable(published, TrafficPolicy::Cluster, 0, self.behaviours);
+        let mut placed = published.to_vec();
+        if let Some((first, nodes)) = self.spread {
+            for endpoint in &mut placed {
+                let place = endpoint.ip.to_bits().wrapping_sub(first) % nodes;
+                endpoint.node = place as u16;
+            }
+        }
+        let (ips, _) = usable(&placed, self.policy, 0, self.behaviours);
         let at = |ip| Endpoint::new(ip, self.target_port);
         let rest = published.iter().filter(|endpoint| {
             endpoint.terminating && endpoint.serving && !ips.contains(&endpoint.ip)

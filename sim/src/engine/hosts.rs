@@ -17,7 +17,8 @@ use rustc_hash::FxBuildHasher;
 use std::net::Ipv4Addr;
 
 use super::streams::{Purpose, Streams};
-use crate::scenario::{DataPlane, Location, Masquerade, Phase, PortChoice, Scenario};
+use super::topology;
+use crate::scenario::{Masquerade, Phase, PortChoice, Scenario};
 
 /// Time for which any machine may have been up before the run: ten days.
 const UPTIME_MAX: Span = Span::from_secs(864_000);
@@ -155,7 +156,6 @@ impl Hosts {
             twins: Vec::new(),
             streams,
         };
-        let service = scenario.service.address;
         for (kind, table) in scenario.client.iter().enumerate() {
             let kernel = table.behaviours();
             for address in table.addresses() {
@@ -170,13 +170,7 @@ impl Hosts {
                     sysctls: table.tcp(),
                     secret,
                 };
-                // A host on the node itself reaches an address of the node's own, such as a virtual one of IPVS, from that
-                // address.
-                let saddr = match (table.location, scenario.node.mode) {
-                    (Location::Host, DataPlane::Ipvs) => service.ip,
-                    (Location::Host, _) => scenario.node.address,
-                    _ => address,
-                };
+                let (saddr, to) = topology::way(scenario, table.location, address);
                 let fixed = match &table.port_choice {
                     PortChoice::Fixed(ports) => ports.clone(),
                     _ => Vec::new(),
@@ -187,8 +181,8 @@ impl Hosts {
                     kind: kind as u16,
                     to: Destination {
                         saddr,
-                        daddr: service.ip,
-                        dport: service.port,
+                        daddr: to.ip,
+                        dport: to.port,
                     },
                     idle: Vec::new(),
                     chooser: PortChooser::new(kernel, clock, secret).with_hint(rng.next_u32()),
@@ -231,6 +225,12 @@ impl Hosts {
         each.rev()
             .min_by_key(|(held, range)| range.saturating_sub(*held))
             .unwrap_or_default()
+    }
+
+    /// What a host calls.
+    pub fn called(&self, host: u32) -> Endpoint {
+        let to = self.all[host as usize].to;
+        Endpoint::new(to.daddr, to.dport)
     }
 
     /// The host of a client that talks to `peer`.

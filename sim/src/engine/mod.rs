@@ -14,6 +14,7 @@ pub mod queue;
 mod quiet;
 pub mod story;
 pub mod streams;
+mod topology;
 pub mod trace;
 mod traffic;
 mod udp;

@@ -1,7 +1,6 @@
 //! What stands in the place of IPVS: its set-up, what its control plane writes, and the modes in which the client's side
 //! chooses the pod.
 
-use ipvs_model::conntrack::SourceNat;
 use ipvs_model::dataplane::{
     BackendState, Cilium, CiliumBehaviours, CiliumConfig, CiliumRule, IptablesRules,
 };
@@ -20,7 +19,7 @@ use super::streams::{Purpose, Streams};
 use super::trace::Happening;
 use super::world::World;
 use crate::outcome::{Cause, Outcome};
-use crate::scenario::{DataPlane, Masquerade, Scenario};
+use crate::scenario::{DataPlane, Scenario};
 
 /// The endpoints of the service, as a control plane wants them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,16 +59,6 @@ pub fn balancer(scenario: &Scenario, sysctls: &Sysctls) -> Balancer {
 /// Whether netfilter tracks connections on the node. Cilium's own tables take its place.
 pub const fn tracks(mode: DataPlane) -> bool {
     !matches!(mode, DataPlane::CiliumPacket | DataPlane::CiliumSocket)
-}
-
-/// Source NAT of balanced connections.
-pub const fn source_nat(scenario: &Scenario) -> SourceNat {
-    let ip = scenario.node.address;
-    match scenario.kube_proxy.masquerade {
-        Masquerade::None => SourceNat::NullBinding,
-        Masquerade::Masquerade => SourceNat::Masquerade { ip, random: false },
-        Masquerade::RandomFully => SourceNat::Masquerade { ip, random: true },
-    }
 }
 
 /// What a rule other than IPVS's means for a request whose packet it decided on, should the request fail.

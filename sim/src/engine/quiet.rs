@@ -32,8 +32,8 @@ use super::queue::{Lane, Queue};
 use super::world::{Event, Leg, World};
 use crate::outcome::Outcome;
 use crate::scenario::{
-    Arrivals, Client as ClientTable, DataPlane, Dist, Location, Masquerade, PortChoice, ReturnPath,
-    Scenario, Scheduler,
+    Arrivals, Client as ClientTable, DataPlane, Dist, LoadBalancer, Location, Masquerade,
+    PortChoice, ReturnPath, Scenario, Scheduler,
 };
 
 /// So far from a limit the quiet path keeps; more connections than this are not on it at once.
@@ -126,6 +126,7 @@ fn permits(scenario: &Scenario) -> Option<(Span, Span, Span)> {
         && proxy.masquerade == Masquerade::None
         && scenario.network.return_path == ReturnPath::Node
         && scenario.service.session_affinity.is_none()
+        && scenario.load_balancer == LoadBalancer::None
         && scenario.node.behaviours().has(Gate::ConntrackGc);
     if !blind || !ordinary {
         return None;

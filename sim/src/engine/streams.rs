@@ -33,6 +33,8 @@ pub enum Purpose {
     Think = 10,
     /// Ports of UDP sockets.
     ClientPorts = 11,
+    /// Ports of a load balancer.
+    Balancer = 12,
 }
 
 /// Makes the streams of one run.

@@ -304,7 +304,7 @@ impl World<'_> {
         let port = segment.tuple.dst.port;
         if found.is_none()
             && self.direct.is_none()
-            && segment.tuple.src != self.key.addr
+            && segment.tuple.src != self.hosts.called(host)
             && let Some((_, request)) = self.request_of(host, port)
         {
             request.trouble = Some(Cause::AnswerPastNode);
@@ -432,7 +432,10 @@ impl World<'_> {
     // The node.
 
     pub(super) fn at_node(&mut self, segment: &Segment) {
-        let decision = self.node.packet(self.now, segment, &mut self.node_rng);
+        let Some(arriving) = self.through_balancer(segment) else {
+            return self.refused_by_balancer(segment);
+        };
+        let decision = self.node.packet(self.now, &arriving, &mut self.node_rng);
         self.note_packets(1);
         if self.observer.stories.wanted() {
             self.note_decision(segment, &decision);
@@ -452,7 +455,7 @@ impl World<'_> {
                 answer: Some(answer),
             } => self.route(answer),
             Verdict::Local { answer: None } | Verdict::Drop => {}
-            Verdict::Reject(kind) => self.send_icmp(kind, segment.tuple),
+            Verdict::Reject(kind) => self.send_icmp(kind, arriving.tuple),
         }
     }
 
@@ -550,12 +553,13 @@ impl World<'_> {
         }
     }
 
-    /// A packet leaves the node.
-    fn route(&mut self, segment: Segment) {
-        if self.hosts.at(segment.tuple.dst.ip).is_some() {
-            self.travel(Leg::ClientNode, Event::AtClient(segment));
-        } else {
-            self.travel(Leg::NodePod, Event::AtPod(segment));
+    /// The load balancer has no port left for a client's packet: it is lost.
+    fn refused_by_balancer(&mut self, segment: &Segment) {
+        let Some(host) = self.hosts.at(segment.tuple.src.ip) else {
+            return;
+        };
+        if let Some((_, request)) = self.request_of(host, segment.tuple.src.port) {
+            request.trouble = Some(Cause::NatPortsExhausted);
         }
     }
 
@@ -568,6 +572,7 @@ impl World<'_> {
             &mut self.node_rng,
         );
         let sent = verdict == IcmpVerdict::Sent;
+        let about = self.before_balancer(about);
         if let Some(host) = self.hosts.of(about.src.ip, about.dst) {
             self.tell(host, about.src.port, What::Icmp { kind, sent });
         }
@@ -600,6 +605,10 @@ impl World<'_> {
     pub(super) fn at_pod(&mut self, segment: &Segment) {
         self.touch(segment.tuple.src);
         let ip = segment.tuple.dst.ip;
+        // A packet from an address of its own is a martian source to a pod (`fib_validate_source`).
+        if segment.tuple.src.ip == ip {
+            return;
+        }
         if let Some(place) = self.dead_ends.place(ip) {
             let answer = self.dead_ends.on_segment(place, self.now, segment);
             if let Some(at) = self.dead_ends.file(place) {
@@ -727,7 +736,8 @@ impl World<'_> {
 
     /// The client whose packet a pod got, behind masquerading.
     pub(super) fn client_of(&mut self, at_pod: Tuple) -> Endpoint {
-        self.original_of(at_pod).unwrap_or(at_pod).src
+        let at_node = self.original_of(at_pod).unwrap_or(at_pod);
+        self.before_balancer(at_node).src
     }
 
     /// The tuple with which a packet on its way to a pod had reached the node, if conntrack knows it.

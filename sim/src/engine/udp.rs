@@ -167,7 +167,7 @@ impl World<'_> {
         let (host, port, kind) = (request.host, request.port, usize::from(request.kind));
         // Where clients call pods, each datagram looks for one anew, as an unconnected socket's.
         let to = match &mut self.direct {
-            None => self.key.addr,
+            None => self.hosts.called(host),
             Some(direct) => match direct.choose(self.now, host) {
                 Some(pod) => pod,
                 None => {

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use ipvs_model::balancer::LoadBalancer;
 use ipvs_model::conntrack::ListingStyle;
 use ipvs_model::icmp::IcmpLimiter;
 use ipvs_model::ipvs::sched::{Flags as SchedFlags, Kind};
@@ -28,6 +29,7 @@ use super::queue::{Lane, Queue};
 use super::quiet::Quiet;
 use super::story::StoriesOf;
 use super::streams::{Purpose, Streams};
+use super::topology;
 use super::trace::{Gauges, Happening, RunTrace, ServerSample, Tables, TraceOptions};
 use super::udp::Datagrams;
 use crate::outcome::RunSummary;
@@ -125,6 +127,11 @@ pub struct World<'a> {
     pub(super) udp: Option<Datagrams>,
     /// Clients that connect to pods; `None` if the node balances.
     pub(super) direct: Option<Direct>,
+    /// What stands between remote clients and the node.
+    pub(super) balancer: Option<LoadBalancer>,
+    pub(super) balancer_rng: ChaCha8Rng,
+    /// Whether a client is a pod of the service.
+    pub(super) hairpin: bool,
     pub(super) pods: Pods,
     pub(super) observer: Observer,
     pub(super) service: Way,
@@ -180,16 +187,18 @@ fn build_node(scenario: &Scenario, sysctls: Sysctls, streams: Streams) -> Node {
     };
     let ip = scenario.node.address;
     let balancer = planes::balancer(scenario, &sysctls);
+    let (source_nat, sources) = topology::source_nat(scenario);
     let clock = Clock::new(scenario.node.hz.0, kernel.timer_era(), uptime);
     let config = NodeConfig {
         kernel,
         clock,
         sysctls,
         balancer,
-        source_nat: planes::source_nat(scenario),
+        source_nat,
         tracking: planes::tracks(scenario.node.mode),
     };
     let mut node = Node::new(config);
+    node.set_source_rules(sources);
     node.add_local(ip);
     node.add_local(scenario.service.address.ip);
     node
@@ -275,6 +284,9 @@ impl<'a> World<'a> {
             conns: Conns::default(),
             udp,
             direct: Direct::new(scenario, streams),
+            balancer: topology::load_balancer(scenario),
+            balancer_rng: streams.stream(Purpose::Balancer, 0),
+            hairpin: topology::has_hairpin(scenario),
             pods,
             observer: Observer::new(options),
             service,

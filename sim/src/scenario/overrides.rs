@@ -429,7 +429,7 @@ pub const SHORTCUTS: &[Shortcut] = &[
         "masquerade",
         "HOW",
         Edit::Path("kube_proxy.masquerade"),
-        "Source NAT: none, masquerade or random-fully",
+        "Source NAT: none, masquerade, random-fully or kube-proxy",
     ),
     short(
         "session-affinity",

@@ -46,6 +46,8 @@ section! {
         cilium: Cilium = Cilium::default(),
         /// The virtual service.
         service: Service = Service::default(),
+        /// What stands between remote clients and the node.
+        load_balancer: LoadBalancer = LoadBalancer::None,
         /// Who calls: one table for each kind of client.
         client: Vec<Client> = vec![Client::default()],
         /// The pods behind the service.
@@ -190,6 +192,83 @@ choice! {
         "masquerade" => Masquerade,
         /// MASQUERADE --random-fully: the node's address, a random port.
         "random-fully" => RandomFully,
+        /// What kube-proxy of this version does with this kind of service, policy and client: the node's own processes and
+        /// a pod that reaches itself included; --random-fully from 1.16 on. Source: `writeIptablesRules`.
+        "kube-proxy" => KubeProxy,
+    }
+}
+
+choice! {
+    /// What kind of address clients call.
+    #[derive(Copy)]
+    pub enum ServiceKind {
+        /// A port of the node, called directly or through a load balancer.
+        "node-port" => NodePort,
+        /// A cluster address.
+        "cluster-ip" => ClusterIp,
+    }
+}
+
+choice! {
+    /// Which endpoints the node uses.
+    #[derive(Copy)]
+    pub enum TrafficPolicy {
+        /// All of the cluster.
+        "cluster" => Cluster,
+        /// Those on the node. Without any, kube-proxy in IPVS mode falls back to all of the cluster from 1.21 on.
+        "local" => Local,
+    }
+}
+
+choice! {
+    /// A load balancer in front of the node. Health checks, and several nodes that balance, are not modelled.
+    #[derive(Copy)]
+    pub enum LoadBalancer {
+        /// None: clients call the service's address.
+        "none" => None,
+        /// One that keeps the client's address and port.
+        "keep" => Keep(KeepingBalancer),
+        /// One with full NAT: the node sees the balancer's addresses, and all clients share its ports.
+        "replace" => Replace(ReplacingBalancer),
+    }
+}
+
+section! {
+    /// A load balancer that keeps the client's address and port.
+    #[derive(Copy)]
+    pub struct KeepingBalancer {
+        /// What clients call. Default: the founding case's.
+        address: Endpoint = Endpoint::new(Ipv4Addr::new(10, 20, 81, 251), 80),
+    }
+}
+
+section! {
+    /// A load balancer with full NAT. How products take their ports is not published: the defaults are assumptions.
+    #[derive(Copy)]
+    pub struct ReplacingBalancer {
+        /// What clients call. Default: the founding case's.
+        address: Endpoint = Endpoint::new(Ipv4Addr::new(10, 20, 81, 251), 80),
+        /// The first address that the node sees. Default: one of the founding case's.
+        source_address: Ipv4Addr = Ipv4Addr::new(100, 97, 130, 6),
+        /// How many addresses follow one another.
+        sources: u32 = 1; in 1..=256,
+        /// Ports of each of them.
+        ports: Ports = Ports { low: 1024, high: u16::MAX },
+        /// In which order they are taken.
+        port_order: PortOrder = PortOrder::Sequential,
+        /// How long a closed connection holds its port.
+        hold: Span = secs(0); in secs(0)..=secs(3_600),
+    }
+}
+
+choice! {
+    /// In which order a load balancer takes its ports.
+    #[derive(Copy)]
+    pub enum PortOrder {
+        /// Round and round.
+        "sequential" => Sequential,
+        /// Any that is free.
+        "random" => Random,
     }
 }
 
@@ -203,6 +282,11 @@ section! {
         target_port: u16 = 80; in 1..=65_535,
         /// Transport protocol.
         protocol: Proto = Proto::Tcp,
+        /// What kind of address it is: it decides, with the policy, whom masquerade = "kube-proxy" masquerades.
+        kind: ServiceKind = ServiceKind::NodePort,
+        /// Which endpoints the node uses: spec.externalTrafficPolicy of a node port, spec.internalTrafficPolicy of a cluster
+        /// address. "local" needs `server.nodes` to tell.
+        traffic_policy: TrafficPolicy = TrafficPolicy::Cluster,
         /// Session affinity by client address: how long a client stays with its pod; Kubernetes' default is 10800 s
         /// when it is switched on.
         session_affinity: Option<Span> = None,
@@ -368,6 +452,8 @@ section! {
         service_time: Dist = Dist::Constant(ms(1)),
         /// The server closes a kept-alive connection that was idle for this time. Default: nginx keepalive_timeout.
         keep_alive_timeout: Span = secs(75),
+        /// Nodes that the pods run on, in turn; the first is the one that balances. It matters for traffic_policy "local".
+        nodes: u32 = 1; in 1..=1_000,
         /// Address of the first pod that runs at the start; the others follow.
         old_address: Ipv4Addr = Ipv4Addr::new(10, 27, 1, 245),
         /// Address of the first pod that the rollout starts; the others follow. "none" is the address after the old pods'.

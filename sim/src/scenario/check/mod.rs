@@ -2,6 +2,7 @@
 
 mod node;
 mod planes;
+mod topology;
 mod udp;
 
 use std::net::Ipv4Addr;
@@ -35,6 +36,7 @@ pub fn check(scenario: &Scenario, cx: &mut Cx) {
     node::kernels(scenario, cx);
     node::proxy(scenario, cx);
     planes::check(scenario, cx);
+    topology::check(scenario, cx);
     udp::check(scenario, cx);
     without_effect(scenario, cx);
 }
@@ -367,7 +369,7 @@ fn addresses(scenario: &Scenario, cx: &mut Cx) {
     }
     for (index, client) in scenario.client.iter().enumerate() {
         // A client on the node itself calls from the virtual address; its own is not used.
-        if client.location != Location::Host {
+        if client.location != Location::Host && !topology::is_own_pod(scenario, client) {
             ranges.push((
                 client.address,
                 client.count,
