@@ -4,6 +4,7 @@ pub mod capture;
 pub mod diff;
 pub mod engine;
 pub mod experiment;
+pub mod explain;
 pub mod outcome;
 
 pub mod cli;

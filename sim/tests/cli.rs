@@ -164,3 +164,200 @@ fn a_reader_that_goes_away_is_no_failure() {
         .unwrap();
     assert_eq!(status.code(), Some(0));
 }
+
+/// The founding case in small: few ports, few requests, the same rules.
+const SMALL: [&str; 6] = ["--duration", "260s", "--ports", "40000-40399", "--rps", "4"];
+
+fn founding(command: &str) -> Command {
+    let mut sim = sim();
+    sim.arg(command)
+        .arg(scenario("founding-case.toml"))
+        .args(SMALL);
+    sim
+}
+
+#[test]
+fn whatif_lists_tries_and_names_what_it_does_not_try() {
+    sim()
+        .args(["whatif", "--list"])
+        .assert()
+        .code(0)
+        .stdout(contains("wider-ports").and(contains("conn_reuse_mode=1")));
+    founding("whatif")
+        .args([
+            "--runs",
+            "2",
+            "--only",
+            "iptables,no-affinity",
+            "--set",
+            "client.*.ports=1024-65535",
+        ])
+        .assert()
+        .code(0)
+        .stdout(
+            contains("Today ")
+                .and(contains("iptables"))
+                .and(contains("own-1"))
+                .and(contains(
+                    "no-affinity  session affinity off: the service has none",
+                )),
+        );
+    founding("whatif")
+        .args(["--only", "wider-port"])
+        .assert()
+        .code(2)
+        .stderr(contains("did you mean `wider-ports`?"));
+    let output = founding("whatif")
+        .args(["--runs", "1", "--only", "iptables", "--format", "json"])
+        .output()
+        .unwrap();
+    let json = serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap();
+    assert_eq!(json["format"], 1);
+    assert_eq!(json["remedies"][0]["id"], "iptables");
+}
+
+#[test]
+fn check_exits_with_0_3_and_4_and_writes_junit() {
+    let dir = tempfile::tempdir().unwrap();
+    let junit = dir.path().join("check.xml");
+    founding("check")
+        .args(["--max", "p(fail) < 1e-4", "--github", "--junit"])
+        .arg(&junit)
+        .assert()
+        .code(3)
+        .stdout(contains("FAIL").and(contains("::error file=").and(contains(",line="))));
+    let xml = std::fs::read_to_string(&junit).unwrap();
+    assert!(xml.contains("failures=\"1\""), "{xml}");
+    let quiet = ["--mode", "iptables", "--runs", "20"];
+    founding("check")
+        .args(quiet)
+        .args(["--max", "p(fail) < 50 %", "--max", "dead < 100s"])
+        .assert()
+        .code(4);
+    founding("check")
+        .args(quiet)
+        .args(["--max", "p(fail) < 50 %"])
+        .assert()
+        .code(0);
+    founding("check")
+        .args(quiet)
+        .args(["--max", "p(fail) < 1e-4"])
+        .assert()
+        .code(4)
+        .stderr(contains("undecided"));
+    for (choice, code) in [("pass", 0), ("fail", 3)] {
+        let mut sim = founding("check");
+        sim.args(quiet)
+            .args(["--max", "p(fail) < 1e-4", "--undecided", choice])
+            .assert()
+            .code(code);
+    }
+    founding("check")
+        .args(quiet)
+        .args(["--max", "p(fail) < 1e-4", "--rare", "25%"])
+        .assert()
+        .code(0);
+    founding("check")
+        .args(["--max", "p(fial) < 1"])
+        .assert()
+        .code(2)
+        .stderr(contains("did you mean `fail`"));
+}
+
+#[test]
+fn why_tells_draws_and_says_when_there_is_nothing() {
+    founding("why").assert().code(0).stdout(
+        contains("SynKeptAtWeightZero")
+            .and(contains("c95c07836fa4"))
+            .and(contains("rollout starts")),
+    );
+    for (format, begins) in [("svg", "<svg "), ("dot", "digraph "), ("json", "{")] {
+        founding("why")
+            .args(["--format", format])
+            .assert()
+            .code(0)
+            .stdout(predicates::str::starts_with(begins));
+    }
+    founding("why")
+        .args(["--mode", "iptables"])
+        .assert()
+        .code(8)
+        .stderr(contains("no request failed"));
+    founding("why")
+        .args(["--connection", "99999999"])
+        .assert()
+        .code(8)
+        .stderr(contains("no request 99999999"));
+    founding("why")
+        .args(["--cause", "endpoint-lgg"])
+        .assert()
+        .code(2)
+        .stderr(contains("did you mean `endpoint_lag`?"));
+}
+
+#[test]
+fn capacity_searches_and_draws_a_map() {
+    founding("capacity")
+        .args([
+            "--max-failure",
+            "1%",
+            "--between",
+            "1..4",
+            "--max-runs",
+            "5",
+            "--rare",
+            "60%",
+        ])
+        .assert()
+        .code(0)
+        .stdout(contains("p(fail) < 0.01 is ").and(contains("Tried: requests/s")));
+    founding("capacity")
+        .args([
+            "--max-failure",
+            "1%",
+            "--between",
+            "1..4",
+            "--max-runs",
+            "1",
+            "--rare",
+            "1",
+        ])
+        .args(["--map", "ports", "--map-between", "100..400", "--ascii"])
+        .assert()
+        .code(0)
+        .stdout(contains("ports down, rate across").and(contains("xxx")));
+    sim()
+        .arg("capacity")
+        .assert()
+        .code(2)
+        .stderr(contains("--max-failure 1e-4"));
+    sim()
+        .args(["capacity", "--max-failure", "0"])
+        .assert()
+        .code(2)
+        .stderr(contains("above 0"));
+}
+
+#[test]
+fn explain_has_topics_and_finds_near_ones() {
+    sim()
+        .arg("explain")
+        .assert()
+        .code(0)
+        .stdout(contains("time-wait").and(contains("conn-reuse-mode")));
+    sim()
+        .args(["explain", "conn_reuse_mode"])
+        .assert()
+        .code(0)
+        .stdout(contains("net.ipv4.vs.conn_reuse_mode").and(contains("Source:")));
+    sim()
+        .args(["explain", "time-wiat"])
+        .assert()
+        .code(8)
+        .stderr(contains("did you mean `time-wait`?"));
+    sim()
+        .args(["explain", "early_drop_of_what"])
+        .assert()
+        .code(8)
+        .stderr(contains("there are:"));
+}

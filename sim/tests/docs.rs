@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use ipvs_sim::cli::Cli;
 use ipvs_sim::outcome::{Cause, Outcome};
 
@@ -146,6 +146,40 @@ fn every_command_in_the_documents_exists() {
         }
     }
     assert!(count >= 10, "only {count} commands found");
+}
+
+/// The examples below a command's help, after "Examples:".
+fn examples(help: &str) -> Vec<String> {
+    let lines = help
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("sim "));
+    lines.map(str::to_owned).collect()
+}
+
+#[test]
+fn every_command_has_examples_and_they_exist() {
+    for command in Cli::command().get_subcommands() {
+        let name = command.get_name();
+        let mut helps: Vec<String> = command
+            .get_after_help()
+            .map(ToString::to_string)
+            .into_iter()
+            .collect();
+        let below = command
+            .get_subcommands()
+            .filter_map(clap::Command::get_after_help);
+        helps.extend(below.map(ToString::to_string));
+        let examples: Vec<String> = helps.iter().flat_map(|help| examples(help)).collect();
+        assert!(!examples.is_empty(), "sim {name} --help shows no example");
+        for example in examples {
+            let words = words(&example).expect("a command");
+            assert_eq!(words[1], name, "{example}");
+            if let Err(error) = Cli::try_parse_from(&words) {
+                panic!("{example}\n{error}");
+            }
+        }
+    }
 }
 
 /// What the program prints, as a terminal with UTF-8 would show it.

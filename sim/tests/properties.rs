@@ -7,6 +7,7 @@ use ipvs_model::time::{Clock, Instant, Span};
 use ipvs_sim::engine::story::StoriesOf;
 use ipvs_sim::engine::trace::TraceOptions;
 use ipvs_sim::engine::{RunResult, run, run_checked};
+use ipvs_sim::explain;
 use ipvs_sim::outcome::{Outcome, RunSummary, SecondCounts};
 use ipvs_sim::scenario::Scenario;
 use proptest::prelude::*;
@@ -493,6 +494,20 @@ fn assert_traced(result: &RunResult) {
     }
 }
 
+/// Every request that failed, was late or found no port has a causal chain, from a root to what the client saw.
+fn assert_explained(result: &RunResult, scenario: &Scenario) {
+    let summary = &result.summary;
+    let troubled =
+        summary.failed() + summary.delayed_total() + summary.count(Outcome::PortsExhausted);
+    assert_eq!(result.trace.stories.len() as u64, troubled);
+    for story in &result.trace.stories {
+        let chain = explain::of(story, &result.trace.events, scenario);
+        if let Err(what) = chain.check() {
+            panic!("{what}: {story:?}\n{chain:?}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
@@ -517,6 +532,7 @@ proptest! {
         assert_conserved(&unobserved.summary);
         let result = run(&scenario, seed, &observed()).unwrap();
         assert_traced(&result);
+        assert_explained(&result, &scenario);
         let mut summary = result.summary;
         // Looking on takes events of its own and changes nothing else.
         summary.events = unobserved.summary.events;

@@ -11,6 +11,7 @@ use crate::output;
 
 /// Arguments of `sim diff`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// A capture directory, or a mixed log of `date`, kubectl, ipvsadm and nf_conntrack output.
     #[arg(required = true)]
@@ -22,6 +23,9 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 10)]
     show: usize,
 }
+
+const EXAMPLES: &str = "Examples:
+  sim diff captures/founding-case";
 
 /// Runs `sim diff`.
 ///

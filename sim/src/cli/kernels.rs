@@ -11,6 +11,7 @@ use crate::output;
 
 /// Arguments of `sim kernels`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// A release as `uname -r`, `uname -a`, /proc/version or /proc/version_signature prints it; without one, the table
     /// of all behaviours.
@@ -19,6 +20,10 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
+
+const EXAMPLES: &str = "Examples:
+  sim kernels
+  sim kernels 5.15.0-91-generic";
 
 /// Runs `sim kernels`.
 ///

@@ -13,9 +13,13 @@ use crate::experiment::RunError;
 use crate::outcome::RunSummary;
 use crate::scenario::{Document, Loaded, Scenario};
 
+pub mod args;
+pub mod capacity;
+pub mod check;
 pub mod completions;
 pub mod diff;
 pub mod exit;
+pub mod explain;
 pub mod fit;
 pub mod import;
 pub mod interrupt;
@@ -30,6 +34,8 @@ pub mod run;
 pub mod scenario;
 pub mod sweep;
 pub mod validate;
+pub mod whatif;
+pub mod why;
 
 pub use exit::{CommonError, Exit};
 pub use overrides::Overrides;
@@ -62,6 +68,16 @@ pub enum Command {
     Sweep(sweep::Args),
     /// Put the shards of a sweep together: one report, or what is missing.
     Merge(merge::Args),
+    /// Compare today's setting with remedies: how often does each fail, what does it cost, what to type.
+    Whatif(whatif::Args),
+    /// How far a rate, a port range or another setting can go while a target is kept.
+    Capacity(capacity::Args),
+    /// Check thresholds for CI: pass, broken or undecided, with exit codes, JUnit and annotations.
+    Check(check::Args),
+    /// Why a request failed: the causal chain from the rollout to the lost packet.
+    Why(why::Args),
+    /// The handbook: what TIME_WAIT, conn_reuse_mode, weight 0 and the like are, with sources.
+    Explain(explain::Args),
     /// Check, describe or show scenario files.
     Scenario(scenario::Args),
     /// Compare captures from real nodes with the model: verdicts, tables, trajectories.
@@ -161,6 +177,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Run(args) => run::run(args),
         Command::Sweep(args) => sweep(args),
         Command::Merge(args) => merge::run(args),
+        Command::Whatif(args) => whatif::run(args),
+        Command::Capacity(args) => capacity::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Why(args) => why::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::Scenario(args) => scenario::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Record(args) => record::run(args),

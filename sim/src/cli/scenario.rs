@@ -11,6 +11,7 @@ use crate::scenario::{Document, Loaded, Rollout, Scenario, schema, span_text};
 
 /// Arguments of `sim scenario`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
@@ -47,6 +48,11 @@ enum Command {
         output: Option<PathBuf>,
     },
 }
+
+const EXAMPLES: &str = "Examples:
+  sim scenario check scenarios/founding-case.toml
+  sim scenario show --rps 2000
+  sim scenario schema --out scenario.schema.json";
 
 /// Runs `sim scenario`.
 ///

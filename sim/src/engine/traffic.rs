@@ -268,7 +268,7 @@ impl World<'_> {
 
     /// The socket is gone. What is remembered of the port serves traces only.
     pub(super) fn forget_conn(&mut self, host: u32, port: u16) {
-        if self.observer.options().requests_max > 0 {
+        if self.observer.options().requests_max > 0 || self.observer.stories.wanted() {
             return;
         }
         let conn = self.conns.get(host, port);

@@ -7,6 +7,8 @@
 //! Two settings are compared run by run, on the same seeds: [`paired`]. Results can be kept on disk ([`store`]) and a sweep
 //! be divided among machines ([`share`]). Rare failures need not be waited for ([`rare`]).
 
+pub mod capacity;
+pub mod check;
 pub mod clock;
 pub mod estimate;
 pub mod grid;
@@ -14,12 +16,15 @@ pub mod ledger;
 pub mod matrix;
 pub mod paired;
 pub mod rare;
+pub mod rows;
 pub mod seeds;
 pub mod share;
+pub mod side;
 pub mod stats;
 pub mod store;
 pub mod sweep;
 pub mod tally;
+pub mod whatif;
 
 use thiserror::Error;
 

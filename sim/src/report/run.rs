@@ -17,9 +17,9 @@ mod timeline;
 
 use ipvs_model::time::Span;
 
-use super::text::{Align, Look, Tone, columns};
+use super::text::{Align, Look, Tone, columns, thousands};
 use crate::engine::trace::RunTrace;
-use crate::outcome::RunSummary;
+use crate::outcome::{Cause, Outcome, RunSummary};
 
 pub use headline::recommended_flags;
 pub use machine::{FORMAT, attempts_csv, json, timeline_csv};
@@ -74,6 +74,7 @@ pub fn text(header: &Header, view: &View, summary: &RunSummary, trace: &RunTrace
         examples::text(view, summary, &trace.troubled),
         tables::text(header, view, &trace.tables),
         more(view, summary, trace),
+        explained(header, view.look, summary, trace),
     ];
     let parts = parts.into_iter().filter(|part| !part.is_empty());
     parts.collect::<Vec<_>>().join("\n")
@@ -129,6 +130,50 @@ fn more(view: &View, summary: &RunSummary, trace: &RunTrace) -> String {
     let lines = columns("  ", &[Align::Left, Align::Left], &rows);
     let title = heading(view.look, "More: the same command with", "");
     format!("{title}{lines}")
+}
+
+/// Causes that are explained.
+const EXPLAINED_MAX: usize = 4;
+
+/// The top causes, each with the command that shows the chain of one request.
+fn explained(header: &Header, look: Look, summary: &RunSummary, trace: &RunTrace) -> String {
+    let no_port = summary.count(Outcome::PortsExhausted);
+    let count = |cause: &Cause| match cause {
+        Cause::PortsExhausted => no_port,
+        _ => summary.causes[cause.index()] + summary.delayed[cause.index()],
+    };
+    let mut causes = Cause::ALL.to_vec();
+    causes.retain(|cause| count(cause) > 0);
+    causes.sort_by_key(|cause| std::cmp::Reverse(count(cause)));
+    let why = header.command.replacen("sim run", "sim why", 1);
+    let mut rows = Vec::new();
+    for cause in causes.into_iter().take(EXPLAINED_MAX) {
+        let mut of = trace
+            .troubled
+            .iter()
+            .filter(|request| request.cause == cause);
+        let all = of.clone().count();
+        // One from the middle: the first ones may be of a beginning that passes.
+        let command = match of.nth(all / 2) {
+            Some(request) => format!("{why} --connection {}", request.number),
+            None => format!("{why} --cause {}", cause.key()),
+        };
+        rows.push(vec![thousands(count(&cause)), cause.describe().to_owned()]);
+        rows.push(vec![String::new(), command]);
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    let lines = columns("  ", &[Align::Right, Align::Left], &rows);
+    let title = heading(
+        look,
+        "Why, link by link",
+        "from the rollout to the lost packet, and what would have cut it",
+    );
+    let what_if = header.command.replacen("sim run", "sim whatif", 1);
+    // The seed of one run is no root of many.
+    let what_if = what_if.replace(&format!(" --seed {:#x}", header.seed), "");
+    format!("{title}{lines}\n  what to change, and at which price: {what_if}\n")
 }
 
 #[cfg(test)]

@@ -132,6 +132,27 @@ pub fn seconds(nanos: u64, decimals: usize) -> String {
     format!("{whole}.{}", &fraction[..decimals.min(9)])
 }
 
+/// Breaks at blanks so that no line has more than `width` characters, if words allow.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut length = 0;
+    for word in text.split(' ') {
+        let more = word.chars().count();
+        if length > 0 && length + 1 + more > width {
+            lines.push(String::new());
+            length = 0;
+        }
+        let last = lines.len() - 1;
+        if length > 0 {
+            lines[last].push(' ');
+            length += 1;
+        }
+        lines[last].push_str(word);
+        length += more;
+    }
+    lines
+}
+
 /// `1 request`, `2 requests`.
 pub fn count_of(number: u64, one: &str, many: &str) -> String {
     let word = if number == 1 { one } else { many };

@@ -24,6 +24,7 @@ pub use overrides::{Document, FieldName};
 pub use possible::OpenKernel;
 pub use rollout::*;
 pub use sections::*;
+pub use suggest::nearest;
 pub use values::*;
 
 use crate::diag::{Diag, Diagnostics, Severity, Source};

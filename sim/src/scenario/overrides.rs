@@ -128,6 +128,25 @@ impl Document {
         }
     }
 
+    /// The line of the file, from 1, at which a field stands; none if the file does not have it, or a flag does.
+    pub fn line_of(&self, path: &str) -> Option<usize> {
+        let mut at = &self.tree;
+        let mut place = None;
+        for step in segments(path) {
+            match &at.value {
+                Value::Table(table) => {
+                    let (key, value) = table.iter().find(|(key, _)| key.name == step)?;
+                    (at, place) = (value, Some(key.place));
+                }
+                Value::Array(items) => at = items.get(step.parse::<usize>().ok()?)?,
+                _ => return None,
+            }
+        }
+        let place = place.filter(|place| place.source == 0)?;
+        let text = &self.sources.first()?.text;
+        Some(text.get(..place.start)?.matches('\n').count() + 1)
+    }
+
     /// Decodes and checks.
     ///
     /// # Errors

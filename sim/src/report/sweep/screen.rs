@@ -12,7 +12,7 @@ use crate::experiment::stats::looks::FIRST_LOOK;
 use crate::experiment::sweep::{PointResult, Stopped};
 use crate::experiment::tally::Tally;
 use crate::outcome::{Cause, Outcome};
-use crate::report::text::{Look, Tone, count_of, percent, thousands};
+use crate::report::text::{Look, Tone, count_of, percent, thousands, wrap};
 
 /// Up to so many points get a paragraph each; more get a line of a table each.
 const PARAGRAPHS_MAX: usize = 4;
@@ -45,27 +45,6 @@ pub(super) fn line(out: &mut String, label: &str, text: &str) {
         let label = if place == 0 { label } else { "" };
         let _ = writeln!(out, "{label:<11}{part}");
     }
-}
-
-/// Breaks at blanks so that no line has more than `width` characters, if words allow.
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    let mut length = 0;
-    for word in text.split(' ') {
-        let more = word.chars().count();
-        if length > 0 && length + 1 + more > width {
-            lines.push(String::new());
-            length = 0;
-        }
-        let last = lines.len() - 1;
-        if length > 0 {
-            lines[last].push(' ');
-            length += 1;
-        }
-        lines[last].push_str(word);
-        length += more;
-    }
-    lines
 }
 
 fn head(report: &Report<'_>) -> String {
