@@ -29,9 +29,15 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn recordings() -> Vec<Recording> {
-    let folders = ["captures/rollouts", "captures/rollouts-recorded"];
-    load(&folders.map(|folder| root().join(folder))).expect("recordings")
+/// All recordings with their folders, in the order of `sim validate`. Two folders may have the same name.
+fn recordings() -> Vec<(PathBuf, Recording)> {
+    let folders =
+        ["captures/rollouts", "captures/rollouts-recorded"].map(|folder| root().join(folder));
+    let of = |folder: &PathBuf| load(std::slice::from_ref(folder)).expect("recordings");
+    let all = folders
+        .iter()
+        .flat_map(|folder| of(folder).into_iter().map(|found| (folder.clone(), found)));
+    all.collect()
 }
 
 fn document() -> (PathBuf, String) {
@@ -49,7 +55,10 @@ fn predicted(recording: Recording) -> Row {
 fn the_table_of_the_document_is_current() {
     let (path, text) = document();
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        let rows: Vec<Row> = recordings().into_iter().map(predicted).collect();
+        let rows: Vec<Row> = recordings()
+            .into_iter()
+            .map(|(_, recording)| predicted(recording))
+            .collect();
         assert!(Score::of(&rows).holds(), "{}", markdown(&rows));
         let (before, rest) = text.split_once("<!-- table -->\n").expect("a place");
         let (_, after) = rest.split_once("<!-- end -->").expect("its end");
@@ -58,20 +67,22 @@ fn the_table_of_the_document_is_current() {
         std::fs::write(path, text).expect("written");
         return;
     }
-    let mut rows = BTreeMap::new();
-    for line in text.lines().filter(|line| line.starts_with("| ")) {
-        let cells: Vec<&str> = line.split(" | ").collect();
-        rows.insert(cells[0].trim_start_matches("| ").to_owned(), line);
-    }
+    let rows: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| rollout |"))
+        .collect();
     let recordings = recordings();
     assert!(recordings.len() >= 40, "{}", recordings.len());
-    for (number, recording) in recordings.into_iter().enumerate() {
+    assert_eq!(
+        rows.len(),
+        recordings.len(),
+        "UPDATE_DOCS=1 writes the rows"
+    );
+    for (number, ((_, recording), line)) in recordings.into_iter().zip(rows).enumerate() {
         let name = recording.name.clone();
-        let line = rows
-            .get(&name)
-            .unwrap_or_else(|| panic!("{name} has no row: UPDATE_DOCS=1 writes it"));
+        assert!(line.starts_with(&format!("| {name} |")), "{name}: {line}");
         if number % EVERY == 0 {
-            assert_eq!(*line, markdown_row(&predicted(recording)));
+            assert_eq!(line, markdown_row(&predicted(recording)));
         } else {
             let failed = recording.counts.get(Quantity::Failed).to_string();
             let stated = line
@@ -88,14 +99,8 @@ fn the_table_of_the_document_is_current() {
 type Second = [u64; 4];
 
 /// The counts of each second in a recording.
-fn seconds_of(name: &str) -> BTreeMap<u64, Second> {
-    let mut folders = ["captures/rollouts", "captures/rollouts-recorded"].into_iter();
-    let path = folders
-        .find_map(|folder| {
-            let path = root().join(folder).join(format!("{name}.txt"));
-            path.is_file().then_some(path)
-        })
-        .expect("a recording");
+fn seconds_of(folder: &Path, name: &str) -> BTreeMap<u64, Second> {
+    let path = folder.join(format!("{name}.txt"));
     let text = std::fs::read_to_string(path).expect("a recording");
     let lines = text.lines().filter(|line| line.starts_with("S "));
     lines
@@ -136,7 +141,7 @@ fn seconds_of_run(scenario: &Scenario, seed: u64) -> BTreeMap<u64, Second> {
 fn rollouts_without_chance_agree_second_by_second() {
     let mut compared = 0;
     let mut wrong = String::new();
-    for recording in recordings() {
+    for (folder, recording) in recordings() {
         let (name, scenario) = (&recording.name, &recording.scenario);
         let open = |arrivals: &Arrivals| matches!(arrivals, Arrivals::Constant(_));
         if !scenario.client.iter().all(|client| open(&client.arrivals))
@@ -149,7 +154,7 @@ fn rollouts_without_chance_agree_second_by_second() {
             continue; // Chance decides.
         }
         compared += 1;
-        let kernel = seconds_of(name);
+        let kernel = seconds_of(&folder, name);
         let mut apart = 0;
         for (second, counts) in &kernel {
             let predicted = model.get(second).copied().unwrap_or_default();
