@@ -1,5 +1,6 @@
 //! The simulator: scenarios, engine, experiments and reports on top of `ipvs_model`.
 
+pub mod advise;
 pub mod capture;
 pub mod diff;
 pub mod engine;

@@ -49,6 +49,7 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
 fn documents() -> Vec<PathBuf> {
     let mut all = files(&root().join("docs"), "md");
     all.push(root().join("README.md"));
+    all.push(root().join("README.zh.md"));
     all.push(root().join("ARCHITECTURE.md"));
     all
 }
@@ -100,10 +101,10 @@ fn words(line: &str) -> Option<Vec<String>> {
     }
     assert!(quote.is_none(), "a quote is not closed: {line}");
     words.retain(|word| !word.is_empty());
-    // A comment, a pipe or a redirection is the shell's.
+    // A comment, a pipe, a redirection or a second command is the shell's.
     let end = words
         .iter()
-        .position(|word| matches!(word.as_str(), "#" | "|" | ">"));
+        .position(|word| matches!(word.as_str(), "#" | "|" | ">" | "&&"));
     words.truncate(end.unwrap_or(words.len()));
     Some(words)
 }

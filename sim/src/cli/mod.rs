@@ -13,6 +13,7 @@ use crate::experiment::RunError;
 use crate::outcome::RunSummary;
 use crate::scenario::{Document, Loaded, Scenario};
 
+pub mod advise;
 pub mod args;
 pub mod capacity;
 pub mod check;
@@ -88,6 +89,8 @@ pub enum Command {
     Fit(fit::Args),
     /// Make a scenario's rollout from Kubernetes objects: Deployment, Service, EndpointSlice.
     Import(import::Args),
+    /// From a recording and a Deployment: what fails if it is rolled out now, why, and what to change.
+    Advise(advise::Args),
     /// Draw results as one HTML file: timeline, port space, heat maps, comparison, causes.
     Report(report::Args),
     /// What kernels do: the table of behaviours, or those of one release.
@@ -187,6 +190,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Record(args) => record::run(args),
         Command::Fit(args) => fit::run(args),
         Command::Import(args) => import::run(args),
+        Command::Advise(args) => advise::run(args),
         Command::Report(args) => report::report(args),
         Command::Kernels(args) => kernels::run(args),
         Command::Matrix(args) => matrix::run(args),

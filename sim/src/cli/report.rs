@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use ipvs_model::time::{NANOS_PER_SEC, Span};
 use serde_json::Value;
 
-use super::{CommonError, Exit, Overrides, load, run};
+use super::{CommonError, Exit, Overrides, args, load};
+use crate::advise;
+use crate::engine::story::StoriesOf;
 use crate::engine::{self, trace::TraceOptions};
+use crate::explain::{self, svg};
 use crate::output;
 use crate::report::html::{self, Input, Kind, Options};
 use crate::report::run::{self as run_report, Header};
-use crate::scenario::{FieldName, Scenario};
+use crate::scenario::Scenario;
 
 /// Failed requests that are kept of a run, for failures by cause over time.
 const TROUBLED_KEPT: usize = 4_000_000;
@@ -27,7 +30,7 @@ pub struct Args {
     /// Without any, the founding case's rollout.
     inputs: Vec<PathBuf>,
     /// What random choices of scenarios come from, decimal or 0x hexadecimal.
-    #[arg(long, value_name = "SEED", default_value = "0x1", value_parser = run::seed)]
+    #[arg(long, value_name = "SEED", default_value = "0x1", value_parser = args::seed)]
     seed: u64,
     #[command(flatten)]
     overrides: Overrides,
@@ -35,7 +38,7 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     title: Option<String>,
     /// A failure probability that is acceptable: what is surely below it is marked as safe.
-    #[arg(long, value_name = "SHARE", default_value = "0.1%", value_parser = share)]
+    #[arg(long, value_name = "SHARE", default_value = "0.1%", value_parser = args::share)]
     safe_below: f64,
     /// Write to this file instead of standard output; it appears complete or not at all.
     #[arg(short, long, visible_alias = "output", value_name = "FILE")]
@@ -46,15 +49,6 @@ const EXAMPLES: &str = "Examples:
   sim report --out report.html
   sim report scenarios/founding-case.toml --conn-reuse-mode 1 --out report.html
   sim sweep --rps 50,200,800 --ports 2000,8000,28232 --runs 4 --format json --out sweep.json && sim report sweep.json --out report.html";
-
-fn share(text: &str) -> Result<f64, String> {
-    let (number, scale) = text
-        .strip_suffix('%')
-        .map_or((text, 1.0), |number| (number, 100.0));
-    let share = number.trim().parse::<f64>().map(|number| number / scale);
-    let share = share.ok().filter(|share| (0.0..=1.0).contains(share));
-    share.ok_or_else(|| "write a share from 0 to 100%, such as 0.1% or 1e-3".to_owned())
-}
 
 /// Runs `sim report`.
 ///
@@ -95,15 +89,11 @@ fn rollout(args: &Args, path: Option<&PathBuf>) -> Result<Input, CommonError> {
 }
 
 /// The command that makes the page of a scenario again.
-fn command(path: Option<&PathBuf>, args: &Args) -> String {
+fn command(path: Option<&PathBuf>, given: &Args) -> String {
     let mut words = vec!["sim report".to_owned()];
-    words.extend(path.map(|path| run::quoted(&path.display().to_string())));
-    words.push(format!("--seed {:#x}", args.seed));
-    let given = args.overrides.given.iter();
-    words.extend(given.map(|(field, value)| match field {
-        FieldName::Short(name) => format!("--{name} {}", run::quoted(value)),
-        FieldName::Path(path) => format!("--set {}", run::quoted(&format!("{path}={value}"))),
-    }));
+    words.extend(path.map(|path| args::quoted(&path.display().to_string())));
+    words.push(format!("--seed {:#x}", given.seed));
+    words.extend(args::given(&given.overrides));
     words.push("--out report.html".to_owned());
     words.join(" ")
 }
@@ -122,14 +112,34 @@ pub fn watched(
     let options = TraceOptions {
         sample_every: Some(looks(scenario.duration)),
         pins: true,
+        stories: StoriesOf::Troubled(advise::STORIES),
         requests_max: TROUBLED_KEPT,
         ..TraceOptions::default()
     };
     let result = engine::run(scenario, seed, &options).map_err(CommonError::Usage)?;
     let header = Header::of(scenario, file, seed, &sysctls, command);
     let mut value = run_report::json(&header, 8, None, &result.summary, &result.trace);
+    if let Some(story) = advise::told(&result.summary, &result.trace) {
+        let chain = explain::of(story, &result.trace.events, scenario);
+        let mut told =
+            serde_json::to_value(&chain).map_err(|error| CommonError::Internal(error.into()))?;
+        told["graph"] = svg::svg(&chain).into();
+        told["command"] = why(&header.command, chain.request).into();
+        value["chains"] = vec![told].into();
+    }
     value["pictures"] = run_report::pictures(scenario, &result.summary, &result.trace);
     Ok(value)
+}
+
+/// The command that shows a chain by itself, if the page is of a scenario.
+fn why(command: &str, request: u64) -> String {
+    match command.strip_prefix("sim report") {
+        Some(rest) => format!(
+            "sim why{} --connection {request}",
+            rest.replace(" --out report.html", "")
+        ),
+        None => command.to_owned(),
+    }
 }
 
 /// Whole seconds between two looks at the tables.

@@ -34,7 +34,7 @@ enum Command {
     /// Print the JSON schema of scenario files (draft-07), for editors.
     Schema {
         /// Write to this file instead of standard output.
-        #[arg(short, long)]
+        #[arg(short, long, visible_alias = "out")]
         output: Option<PathBuf>,
     },
     /// Print a scenario as the simulator understands it, defaults included.
@@ -44,7 +44,7 @@ enum Command {
         #[command(flatten)]
         overrides: Overrides,
         /// Write to this file instead of standard output.
-        #[arg(short, long)]
+        #[arg(short, long, visible_alias = "out")]
         output: Option<PathBuf>,
     },
 }

@@ -81,7 +81,8 @@ pub fn combine(mut fitted: Fitted, imported: &Imported) -> Fitted {
         imported
             .open
             .iter()
-            .filter(|text| !text.contains("pods' addresses are made up"))
+            // Values have their notes; the pods are in the rules.
+            .filter(|text| !text.starts_with('`') && !text.contains("addresses are made up"))
             .cloned(),
     );
     fitted

@@ -1,5 +1,6 @@
 //! Reports: results in, text or data out. Pure functions; nothing here reads a clock, a file or the environment.
 
+pub mod advise;
 pub mod capacity;
 pub mod check;
 pub mod html;

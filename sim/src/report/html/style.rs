@@ -28,7 +28,7 @@ nav ul { padding-left: 1.2rem; margin: .4rem 0; } a { color: var(--ok); } detail
 .key { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; font-size: .88rem; margin: .3rem 0; padding: 0; list-style: none; } .key svg { width: 1.1rem; height: .9rem; vertical-align: -.1rem; margin-right: .35rem; }
 .verdict-bad { color: var(--bad); } .verdict-ok { color: var(--safe); }
 svg text { font: 13px system-ui, -apple-system, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif; fill: var(--fg); } svg text.dim { fill: var(--dim); } svg text.strong { font-weight: 600; } svg text.small { font-size: 11.5px; } svg text.mono { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 12px; }
-svg text.on-dark { fill: #fff; } svg text.on-light { fill: #1b1f24; }
+svg.graph text { fill: #1c1f22; font-size: 12px; } svg text.on-dark { fill: #fff; } svg text.on-light { fill: #1b1f24; }
 .axis { stroke: var(--dim); stroke-width: 1; fill: none; } .grid { stroke: var(--line); stroke-width: 1; fill: none; } .mark { stroke: var(--fg); stroke-width: 1; stroke-dasharray: 3 3; fill: none; }
 .ok { fill: var(--ok); } .late { fill: var(--late); } .bad { fill: var(--bad); } .none { fill: var(--none); } .warn { fill: var(--warn); } .safe { fill: var(--safe); } .hatch { fill: url(#hatch); } .faint { fill: var(--card); stroke: var(--line); }
 .made { stroke: var(--fg); stroke-width: 1.2; fill: none; } .band { fill: var(--dim); fill-opacity: .12; } .ci { stroke: var(--fg); stroke-width: 2; fill: none; } .dot { fill: var(--fg); }

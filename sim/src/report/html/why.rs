@@ -98,9 +98,10 @@ fn words(value: &Value) -> String {
     }
 }
 
-/// A drawing of its own as a part of the page: its ids become the page's, and it needs no name space.
+/// A drawing of its own as a part of the page: its ids become the page's, it needs no name space, and as its boxes are light in
+/// every look, so its text is dark.
 fn embedded(id: &str, graph: &str) -> String {
     graph
-        .replace(" xmlns=\"http://www.w3.org/2000/svg\"", "")
+        .replace(" xmlns=\"http://www.w3.org/2000/svg\"", " class=\"graph\"")
         .replace("why-arrow", &format!("{id}-arrow"))
 }
