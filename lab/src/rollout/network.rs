@@ -284,6 +284,10 @@ fn rules(masquerade: Masquerade) -> Result<()> {
         Masquerade::None => "-s 192.0.2.1 -j ACCEPT",
         Masquerade::Masquerade => "-o cni0 -j MASQUERADE",
         Masquerade::RandomFully => "-o cni0 -j MASQUERADE --random-fully",
+        Masquerade::KubeProxy => bail!(
+            "the lab does not play kube_proxy.masquerade = \"kube-proxy\": say whom the node masquerades, \
+             with \"none\", \"masquerade\" or \"random-fully\""
+        ),
     };
     line(
         "iptables-legacy",
