@@ -241,7 +241,8 @@ mod tests {
             (70..80).contains(&window.from_s) && window.rollout_s == 50,
             "{window:?}"
         );
-        assert!(window.to_the_end && window.failed > 0, "{window:?}");
+        // A reset leaves the entry 10 s to live, less than the 20 s in which the 200 even ports come round: each fails once.
+        assert!(!window.to_the_end && window.failed == 200, "{window:?}");
         // The second client's ports do not come round in that time.
         assert_eq!(found.clients.len(), 1, "{:?}", found.clients);
         assert_eq!(found.clients[0].address.to_string(), "10.23.31.87");

@@ -124,11 +124,12 @@ fn wrong_usage_exits_with_2() {
 #[test]
 fn kernels_tells_what_is_unknown() {
     sim()
-        .args(["kernels", "5.4.0-91-generic"])
+        .args(["kernels", "4.18.0-305.el8"])
         .assert()
         .code(0)
         .stdout(
-            contains("era C")
+            contains("4.18.0-305.el8 with none: era C")
+                .and(contains("with reuse-drops-confirmed: era D"))
                 .and(contains("weight-zero-any-mode"))
                 .and(contains("HZ  250")),
         );

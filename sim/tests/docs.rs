@@ -172,10 +172,16 @@ fn every_command_has_examples_and_they_exist() {
             .filter_map(clap::Command::get_after_help);
         helps.extend(below.map(ToString::to_string));
         let examples: Vec<String> = helps.iter().flat_map(|help| examples(help)).collect();
-        assert!(!examples.is_empty(), "sim {name} --help shows no example");
+        // An example may go on with another command that reads what this one wrote.
+        let own = format!("sim {name} ");
+        assert!(
+            examples
+                .iter()
+                .any(|example| format!("{example} ").starts_with(&own)),
+            "sim {name} --help shows no example of its own"
+        );
         for example in examples {
             let words = words(&example).expect("a command");
-            assert_eq!(words[1], name, "{example}");
             if let Err(error) = Cli::try_parse_from(&words) {
                 panic!("{example}\n{error}");
             }

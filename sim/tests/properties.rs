@@ -536,7 +536,7 @@ proptest! {
         let mut summary = result.summary;
         // Looking on takes events of its own and changes nothing else.
         summary.events = unobserved.summary.events;
-        prop_assert_eq!(summary, unobserved.summary);
+        prop_assert_eq!(summary, unobserved.summary, "{}", text);
     }
 }
 

@@ -115,10 +115,15 @@ fn sound(page: &str) {
         "only places on the page, and no icon"
     );
     let drawings = page.matches("role=\"img\"").count();
-    // Drawings of other makers have a title only.
+    // The causal graphs, of another maker, have a title only.
+    let ours = page.matches("role=\"img\" aria-labelledby=").count();
+    let (titles, descriptions) = (
+        page.matches("<title").count(),
+        page.matches("<desc id=").count(),
+    );
     assert!(
-        page.matches("<title").count() > drawings
-            && page.matches("<desc id=").count() + 1 >= drawings
+        titles > drawings && ours >= 5 && descriptions == ours,
+        "{drawings} drawings, {ours} ours, {titles} titles, {descriptions} descriptions"
     );
     assert!(page.contains("prefers-color-scheme: dark") && page.contains("@media print"));
     let mut ids = page
