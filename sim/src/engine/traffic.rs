@@ -742,6 +742,8 @@ impl World<'_> {
 
     /// The tuple with which a packet on its way to a pod had reached the node, if conntrack knows it.
     fn original_of(&mut self, at_pod: Tuple) -> Option<Tuple> {
+        // An IPVS entry that has run out takes its conntrack entry along: timers first, as for a packet.
+        self.node.advance(self.now);
         let tick = self.node.ipvs.clock().jiffies(self.now);
         let ct = self.node.ct.find(tick, &at_pod.reversed())?;
         Some(self.node.ct.entry(ct.slot).orig)
