@@ -73,7 +73,7 @@ fn a_seed_gives_the_same_bytes_and_another_seed_another_run() {
     assert_ne!(first, json("2"));
     let document = serde_json::from_str::<Value>(&first).unwrap();
     assert_eq!(document["seed"], "32570");
-    assert_eq!(document["format"], 1);
+    assert_eq!(document["format"], 2);
 }
 
 #[test]
