@@ -71,13 +71,17 @@ pub fn seed(text: &str) -> Result<u64, String> {
     seed.map_err(|_| "write a number below 2^64, decimal or hexadecimal with 0x".to_owned())
 }
 
-/// Reads a share: `20%`, `0.2`, `1e-4`, `1 %`.
-pub fn share(text: &str) -> Result<f64, String> {
+/// Reads a number that may be in per cent: `20%`, `0.2`, `1e-4`, `1 %`.
+pub fn fraction(text: &str) -> Option<f64> {
     let (number, scale) = text
         .strip_suffix('%')
         .map_or((text, 1.0), |number| (number, 100.0));
-    let share = number.trim().parse::<f64>().map(|number| number / scale);
-    let share = share.ok().filter(|share| (0.0..=1.0).contains(share));
+    Some(number.trim().parse::<f64>().ok()? / scale)
+}
+
+/// Reads a share, as a [`fraction`].
+pub fn share(text: &str) -> Result<f64, String> {
+    let share = fraction(text).filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "write a share from 0 to 1, such as 1e-4, 0.2 or 20%".to_owned())
 }
 
@@ -98,7 +102,14 @@ pub fn given(overrides: &Overrides) -> Vec<String> {
     overrides.given.iter().map(word).collect()
 }
 
-/// A word for a shell.
+/// The scenario's part of a command line, to give it again.
+pub fn again(scenario: Option<&Path>, overrides: &Overrides) -> String {
+    let file = scenario.map(|path| quoted(&path.display().to_string()));
+    let words: Vec<String> = file.into_iter().chain(given(overrides)).collect();
+    words.join(" ")
+}
+
+/// A word as a shell reads it back.
 pub fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-+=./:,@%".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
@@ -120,7 +131,7 @@ pub fn look(ascii: bool, to_file: bool) -> Look {
     }
 }
 
-fn says_utf8(locale: &str) -> bool {
+pub(super) fn says_utf8(locale: &str) -> bool {
     let locale = locale.to_ascii_lowercase();
     locale.contains("utf-8") || locale.contains("utf8")
 }
@@ -156,6 +167,7 @@ impl Teller {
     pub fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            // The template is a constant and known to be good.
             let style = ProgressStyle::with_template("{spinner} {wide_msg}");
             bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
         });

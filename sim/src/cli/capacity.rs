@@ -153,7 +153,7 @@ pub fn run(args: Args) -> Result<u8, CommonError> {
     };
     let view = View {
         look: args::look(args.ascii, args.out.is_some()),
-        again: again(&args),
+        again: args::again(args.scenario.as_deref(), &args.overrides),
     };
     let text = match rows {
         Some(rows) => map(&args, &search, &quantity, &rows, &view, &clock)?,
@@ -252,15 +252,4 @@ fn map(
         )),
         Format::Json => json(&found),
     }
-}
-
-/// The scenario's part of the command line.
-fn again(args: &Args) -> String {
-    let mut words: Vec<String> = args
-        .scenario
-        .iter()
-        .map(|path| args::quoted(&path.display().to_string()))
-        .collect();
-    words.extend(args::given(&args.overrides));
-    words.join(" ")
 }

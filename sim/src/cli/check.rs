@@ -105,7 +105,7 @@ pub fn run(args: Args) -> Result<u8, CommonError> {
         look: args::look(args.ascii, args.out.is_some()),
         rare: args.rare,
         place: place(&args, &document, &result),
-        again: again(&args),
+        again: args::again(args.scenario.as_deref(), &args.overrides),
     };
     let mut text = match args.format {
         Format::Text => report::text(&result, &view),
@@ -154,15 +154,4 @@ fn place(args: &Args, document: &Document, result: &Check) -> Option<Place> {
         file,
         line: line.unwrap_or(1),
     })
-}
-
-/// The scenario's part of the command line.
-fn again(args: &Args) -> String {
-    let mut words: Vec<String> = args
-        .scenario
-        .iter()
-        .map(|path| args::quoted(&path.display().to_string()))
-        .collect();
-    words.extend(args::given(&args.overrides));
-    words.join(" ")
 }

@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use ipvs_model::time::{Instant, NANOS_PER_SEC, Span};
 
-use super::{CommonError, Exit, Overrides, load};
+use super::{CommonError, Exit, Overrides, args, load};
 use crate::engine::trace::TraceOptions;
 use crate::engine::{self, RunResult};
 use crate::experiment::clock::{Stopwatch as _, WallClock};
 use crate::outcome::RunSummary;
 use crate::output::Output;
 use crate::report::run::{self as report, Header, PossibleRun, View};
-use crate::report::text::{Look, seconds, thousands};
-use crate::scenario::{FieldName, Scenario, parse_span, span_text};
+use crate::report::text::{seconds, thousands};
+use crate::scenario::{Scenario, parse_span, span_text};
 
 /// Requests that a report chooses its examples from.
 const TROUBLED_KEPT: usize = 10_000;
@@ -30,7 +30,7 @@ pub struct Args {
     /// The scenario; without one, the founding case's rollout.
     scenario: Option<PathBuf>,
     /// What random choices come from, decimal or 0x hexadecimal. The same seed gives the same run.
-    #[arg(long, value_name = "SEED", default_value = "0x1", value_parser = seed)]
+    #[arg(long, value_name = "SEED", default_value = "0x1", value_parser = args::seed)]
     seed: u64,
     #[command(flatten)]
     overrides: Overrides,
@@ -85,14 +85,6 @@ enum Format {
     Json,
     /// The timeline, a line a second.
     Csv,
-}
-
-pub(super) fn seed(text: &str) -> Result<u64, String> {
-    let seed = match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    seed.map_err(|_| "write a number below 2^64, decimal or hexadecimal with 0x".to_owned())
 }
 
 fn span(text: &str) -> Result<Span, String> {
@@ -238,7 +230,7 @@ fn render(
     match format {
         Format::Text => {
             let view = View {
-                look: look(args),
+                look: args::look(args.ascii, args.out.is_some()),
                 bucket_s: args.bucket,
                 failures: args.failures,
                 matching: args.matching.clone(),
@@ -263,52 +255,17 @@ fn render(
     }
 }
 
-/// Colours for standard output only, which strips them where they do not belong; signs outside ASCII where the locale
-/// says UTF-8.
-fn look(args: &Args) -> Look {
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(|name| {
-        let value = std::env::var(name).ok()?;
-        (!value.is_empty()).then_some(value)
-    });
-    Look {
-        unicode: !args.ascii && locale.is_some_and(|locale| says_utf8(&locale)),
-        colour: args.out.is_none(),
-    }
-}
-
-fn says_utf8(locale: &str) -> bool {
-    let locale = locale.to_ascii_lowercase();
-    locale.contains("utf-8") || locale.contains("utf8")
-}
-
 /// The command that repeats the run.
 fn command(args: &Args) -> String {
     let mut words = vec!["sim".to_owned(), "run".to_owned()];
     words.extend(
         args.scenario
             .as_ref()
-            .map(|path| quoted(&path.display().to_string())),
+            .map(|path| args::quoted(&path.display().to_string())),
     );
     words.push(format!("--seed {:#x}", args.seed));
-    words.extend(
-        args.overrides
-            .given
-            .iter()
-            .map(|(field, value)| match field {
-                FieldName::Short(name) => format!("--{name} {}", quoted(value)),
-                FieldName::Path(path) => format!("--set {}", quoted(&format!("{path}={value}"))),
-            }),
-    );
+    words.extend(args::given(&args.overrides));
     words.join(" ")
-}
-
-/// A word for a shell.
-pub(super) fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-+=./:,@%".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// One line on how fast it went. The only thing that depends on the clock.
@@ -358,7 +315,7 @@ mod tests {
             "sim run 'my case.toml' --seed 0x7f3a --ports 1024-65535 \
              --set 'server.dead_end={ reassigned = {} }'"
         );
-        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(args::quoted("it's"), r"'it'\''s'");
     }
 
     #[test]
@@ -445,7 +402,7 @@ mod tests {
     #[test]
     fn utf8_locales_are_known_by_their_names() {
         for (locale, expected) in [("C.UTF-8", true), ("de_DE.utf8", true), ("C", false)] {
-            assert_eq!(says_utf8(locale), expected, "{locale}");
+            assert_eq!(args::says_utf8(locale), expected, "{locale}");
         }
     }
 

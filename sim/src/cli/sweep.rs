@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::args::{self, Teller, seed};
 use super::interrupt::Interrupt;
 use super::{CommonError, Exit, Overrides};
 use crate::experiment::RunError;
@@ -19,7 +20,7 @@ use crate::outcome::RunSummary;
 use crate::output::Output;
 use crate::report::sweep::{self as report, Report};
 use crate::report::text::{Look, count_of, thousands};
-use crate::scenario::{Scenario, parse_span};
+use crate::scenario::Scenario;
 pub(super) use keep::kept;
 use keep::{Keep, asked, ended, open};
 pub(super) use prepared::Prepared;
@@ -134,28 +135,12 @@ struct Budget(Option<Duration>, String);
 const BUDGET: Duration = Duration::from_secs(10);
 
 fn budget(text: &str) -> Result<Budget, String> {
-    if text == "none" {
-        return Ok(Budget(None, text.to_owned()));
-    }
-    let span = parse_span(text).ok_or("write a time such as 10s or 5m, or none")?;
-    Ok(Budget(Some(Duration::from_nanos(span.0)), text.to_owned()))
+    Ok(Budget(args::budget(text)?.0, text.to_owned()))
 }
 
 fn precision(text: &str) -> Result<f64, String> {
-    let (number, scale) = text
-        .strip_suffix('%')
-        .map_or((text, 1.0), |number| (number, 100.0));
-    let share = number.trim().parse::<f64>().map(|number| number / scale);
-    let share = share.ok().filter(|share| (1e-4..=10.0).contains(share));
+    let share = args::fraction(text).filter(|share| (1e-4..=10.0).contains(share));
     share.ok_or_else(|| "write a share from 0.01% to 1000%, such as 20% or 0.2".to_owned())
-}
-
-fn seed(text: &str) -> Result<u64, String> {
-    let seed = match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    seed.map_err(|_| "write a number below 2^64, decimal or hexadecimal with 0x".to_owned())
 }
 
 /// What simulates one rollout with one seed.
@@ -188,7 +173,7 @@ pub fn run(args: Args, simulate: Simulate<'_>, interrupt: &Interrupt) -> Result<
         clock: WallClock::start(),
         interrupt,
     };
-    let mut watch = progress::Watch::new();
+    let mut watch = Teller::new();
     let simulate: Simulate<'_> = if prepared.recipe.rare {
         &rare::simulate
     } else {
@@ -202,7 +187,7 @@ pub fn run(args: Args, simulate: Simulate<'_>, interrupt: &Interrupt) -> Result<
         &clock,
         ledger,
         &mut |at| {
-            watch.show(at);
+            watch.say(at.elapsed, || progress::line(at));
         },
     );
     watch.clear();

@@ -1,79 +1,14 @@
 //! The progress line: how far the sweep has come, and the estimate so far.
-//!
-//! On a terminal one line that is rewritten; elsewhere (a log) a plain line every few seconds. Always on standard
-//! error, never part of the result.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal as _, Write as _};
-use std::time::Duration;
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::experiment::estimate::Estimates;
 use crate::experiment::sweep::Progress;
 use crate::report::sweep::interval_text;
 use crate::report::text::percent;
 
-/// Between two lines of a log.
-const LOG_PERIOD: Duration = Duration::from_secs(5);
-/// Between two drawings on a terminal.
-const DRAW_PERIOD: Duration = Duration::from_millis(150);
-
-/// Shows progress.
-#[derive(Debug)]
-pub struct Watch {
-    /// On a terminal.
-    bar: Option<ProgressBar>,
-    shown_at: Duration,
-}
-
-impl Watch {
-    /// Nothing shown yet.
-    pub fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            // The template is a constant and known to be good.
-            let style = ProgressStyle::with_template("{spinner} {wide_msg}");
-            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
-        });
-        Self {
-            bar,
-            shown_at: Duration::ZERO,
-        }
-    }
-
-    /// Shows how far the sweep has come, if it is time to.
-    pub fn show(&mut self, progress: &Progress<'_>) {
-        let period = if self.bar.is_some() {
-            DRAW_PERIOD
-        } else {
-            LOG_PERIOD
-        };
-        if progress.elapsed < self.shown_at + period {
-            return;
-        }
-        self.shown_at = progress.elapsed;
-        let line = line(progress);
-        match &self.bar {
-            Some(bar) => {
-                bar.set_message(line);
-                bar.tick();
-            }
-            // If standard error is gone there is nobody to tell.
-            None => drop(writeln!(anstream::stderr(), "sim: {line}")),
-        }
-    }
-
-    /// Takes the line off the terminal.
-    pub fn clear(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
 /// Runs done, time, and the estimate of the point that fails most.
-fn line(progress: &Progress<'_>) -> String {
+pub fn line(progress: &Progress<'_>) -> String {
     let seconds = progress.elapsed.as_secs_f64();
     let mut line = format!("{} of {} rollouts", progress.runs, progress.goal);
     if progress.active > 1 {
@@ -113,6 +48,8 @@ fn line(progress: &Progress<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::experiment::grid::{Axis, Grid};
     use crate::experiment::tally::Tally;

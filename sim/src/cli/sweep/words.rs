@@ -1,5 +1,6 @@
 //! A sweep's recipe as the words of a command line.
 
+use crate::cli::args::quoted;
 use crate::experiment::store::manifest::Recipe;
 
 /// The command line of a sweep, without where its results go.
@@ -41,16 +42,6 @@ pub fn words(recipe: &Recipe) -> Vec<String> {
 pub fn line(words: &[String]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| quoted(word)).collect();
     quoted.join(" ")
-}
-
-/// A word as a shell reads it back.
-pub fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
 }
 
 #[cfg(test)]

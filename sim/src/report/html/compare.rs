@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::read::{at, list, number, text, whole};
-use super::svg::{Anchor, Svg, escape};
+use super::svg::{Anchor, Svg, escape, share_place};
 use super::{Input, Section, figure, percent, sentences, table};
 use crate::report::text::thousands;
 
@@ -89,24 +89,9 @@ fn chart(id: &str, today: &Value, remedies: &[Value], command: &str) -> String {
             .filter_map(|remedy| Some((text(remedy, "title").to_owned(), at(remedy, "result")?))),
     );
     let mut svg = Svg::new(760.0, all.len() as f64 * row + 26.0);
-    let x = |share: f64| share.clamp(0.0, 1.0) * 700.0;
+    let x = share_place;
     let bottom = all.len() as f64 * row + 4.0;
-    for tick in 0..=4 {
-        let share = f64::from(tick) / 4.0;
-        svg.line((x(share), 0.0), (x(share), bottom), "grid");
-        let anchor = if tick == 0 {
-            Anchor::Start
-        } else {
-            Anchor::Middle
-        };
-        svg.text(
-            x(share),
-            bottom + 15.0,
-            anchor,
-            "dim small",
-            &percent(share),
-        );
-    }
+    svg.share_axis(bottom);
     let mut words = Vec::new();
     for (index, (name, result)) in all.iter().enumerate() {
         let y = index as f64 * row;

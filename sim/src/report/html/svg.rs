@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 
+use super::percent;
+
 /// Text inside of HTML or SVG.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -142,6 +144,26 @@ impl Svg {
             self.body
         )
     }
+
+    /// The grid and the words of an axis of shares, from nothing to all, whose lines end at `bottom`.
+    pub fn share_axis(&mut self, bottom: f64) {
+        for tick in 0..=4 {
+            let share = f64::from(tick) / 4.0;
+            let x = share_place(share);
+            self.line((x, 0.0), (x, bottom), "grid");
+            let anchor = if tick == 0 {
+                Anchor::Start
+            } else {
+                Anchor::Middle
+            };
+            self.text(x, bottom + 15.0, anchor, "dim small", &percent(share));
+        }
+    }
+}
+
+/// Where a share stands on its axis: 700 units are all.
+pub fn share_place(share: f64) -> f64 {
+    share.clamp(0.0, 1.0) * 700.0
 }
 
 /// A step of 1, 2 or 5 times a power of ten, so that at most `most` of them reach `top`.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::heat::{self, Cell};
 use super::read::{at, list, text, whole};
-use super::svg::{Anchor, Svg, escape};
+use super::svg::{Anchor, Svg, escape, share_place};
 use super::{Input, Section, figure, key, percent, sentences, table};
 use crate::report::text::thousands;
 
@@ -220,24 +220,9 @@ fn bars(id: &str, axes: &[Axis], points: &[Point<'_>], safe_below: f64, command:
     }
     let row = 40.0;
     let mut svg = Svg::new(760.0, points.len() as f64 * row + 30.0);
-    let x = |share: f64| share.clamp(0.0, 1.0) * 700.0;
+    let x = share_place;
     let bottom = points.len() as f64 * row + 6.0;
-    for tick in 0..=4 {
-        let share = f64::from(tick) / 4.0;
-        svg.line((x(share), 0.0), (x(share), bottom), "grid");
-        let anchor = if tick == 0 {
-            Anchor::Start
-        } else {
-            Anchor::Middle
-        };
-        svg.text(
-            x(share),
-            bottom + 15.0,
-            anchor,
-            "dim small",
-            &percent(share),
-        );
-    }
+    svg.share_axis(bottom);
     if safe_below > 0.002 {
         svg.line((x(safe_below), 0.0), (x(safe_below), bottom), "mark");
     }

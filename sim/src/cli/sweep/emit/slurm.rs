@@ -1,7 +1,8 @@
 //! A job array for Slurm.
 
-use super::super::words::{line, quoted};
+use super::super::words::line;
 use super::Division;
+use crate::cli::args::quoted;
 
 /// The script. Tasks count from 0, so that a part of the array can be run again with `--array`.
 pub fn script(division: &Division<'_>, dir: &str) -> String {
