@@ -6,6 +6,8 @@
 //! Leaves out: fragments, filter rules that drop, ICMP errors that come back through the node, routes other than
 //! "reachable" and "unreachable".
 
+mod foreseen;
+
 use core::net::Ipv4Addr;
 
 use rand::Rng;
@@ -20,6 +22,8 @@ use crate::segment::{Endpoint, IcmpKind, Proto, Segment};
 use crate::sysctl::Sysctls;
 use crate::tcp::socket::reset_for;
 use crate::time::{Clock, Instant};
+
+pub use foreseen::Foreseen;
 
 /// What balances on the node.
 #[derive(Clone, Debug)]

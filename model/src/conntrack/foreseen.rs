@@ -5,8 +5,9 @@
 
 use super::entry::{Dir, L4, Seen, Status, TcpState};
 use super::table::FlagClass;
-use super::{Conntrack, CtEntry};
-use crate::segment::Tuple;
+use super::{Conntrack, CtEntry, CtRef};
+use crate::segment::{Endpoint, Tuple};
+use crate::sysctl::CtSysctls;
 use crate::time::Jiffies;
 
 impl TcpState {
@@ -74,6 +75,36 @@ impl Conntrack {
             && !status.has(Status::SRC_NAT)
             && !status.has(Status::DST_NAT);
         (fresh && entry.orig == *tuple).then_some(self.latest)
+    }
+
+    /// Makes the entry of a connection that no table knows, from its first SYN at `now`, whose answers come from `to`, as the
+    /// packets to come will leave it. Its record is that of a connection whose sequence numbers begin at 0, until
+    /// [`Conntrack::settle`]. `None` if the table has no room.
+    pub fn enter_foreseen(
+        &mut self,
+        now: Jiffies,
+        tuple: &Tuple,
+        to: Endpoint,
+        foreseen: &Foreseen,
+        last: Jiffies,
+        sysctls: &CtSysctls,
+    ) -> Option<u32> {
+        let CtRef { slot, .. } = self.allocate(now, tuple, sysctls)?;
+        self.entries[slot as usize].reply.src = to;
+        self.foresee(slot, foreseen, [0; 2], last);
+        self.link(slot);
+        self.latest = slot;
+        Some(slot)
+    }
+
+    /// Gives the entry that [`Conntrack::enter_foreseen`] made for a tuple its sequence numbers, if it is still there.
+    pub fn settle(&mut self, tuple: &Tuple, foreseen: &Foreseen, isns: [u32; 2], last: Jiffies) {
+        if let Some(CtRef { slot, .. }) = self.owner(tuple) {
+            let entry = &self.entries[slot as usize];
+            if entry.orig == *tuple && entry.deadline == last + foreseen.ticks {
+                self.foresee(slot, foreseen, isns, last);
+            }
+        }
     }
 
     /// Leaves an entry as the packets to come will leave it, the last of them at `last`.

@@ -334,7 +334,7 @@ impl Ipvs {
         }
     }
 
-    fn pick(&mut self, service: usize, client: Endpoint) -> Option<DestId> {
+    pub(super) fn pick(&mut self, service: usize, client: Endpoint) -> Option<DestId> {
         let service = &mut self.services[service];
         service
             .scheduler

@@ -64,24 +64,24 @@ impl ConnId {
 
 /// The source ports towards one destination.
 #[derive(Clone, Debug)]
-struct Ports {
+pub(super) struct Ports {
     to: Destination,
     /// In use, or in a TIME_WAIT that connect() can never take over.
     busy: PortBitmap,
     /// How many of them are in the range that connect() searches.
     busy_in_range: u32,
     /// In a TIME_WAIT that connect() may take over after a while.
-    waiting: PortBitmap,
-    sockets: PortMap<Socket>,
+    pub(super) waiting: PortBitmap,
+    pub(super) sockets: PortMap<Socket>,
 }
 
 impl Ports {
-    fn occupy(&mut self, port: u16, range: Option<PortRange>) {
+    pub(super) fn occupy(&mut self, port: u16, range: Option<PortRange>) {
         let counts = range.is_some_and(|range| range.contains(port));
         self.busy_in_range += u32::from(self.busy.insert(port) && counts);
     }
 
-    fn vacate(&mut self, port: u16, range: Option<PortRange>) {
+    pub(super) fn vacate(&mut self, port: u16, range: Option<PortRange>) {
         let counts = range.is_some_and(|range| range.contains(port));
         self.busy_in_range -= u32::from(self.busy.remove(port) && counts);
     }
@@ -91,7 +91,7 @@ impl Ports {
 #[derive(Clone, Debug)]
 pub struct Client {
     stack: Stack,
-    ports: Vec<Ports>,
+    pub(super) ports: Vec<Ports>,
     index: HashMap<Destination, u32, FxBuildHasher>,
     /// Reserved ports, and those that a bind() has made its own.
     excluded: PortBitmap,
@@ -158,7 +158,7 @@ impl Client {
         self.socket(id)?.timer(self.stack.clock.jiffies(now))
     }
 
-    const fn ctx(&self, now: Instant) -> Ctx<'_> {
+    pub(super) const fn ctx(&self, now: Instant) -> Ctx<'_> {
         Ctx {
             stack: &self.stack,
             now,
@@ -175,7 +175,7 @@ impl Client {
         }
     }
 
-    fn dest(&mut self, to: Destination) -> u32 {
+    pub(super) fn dest(&mut self, to: Destination) -> u32 {
         if let Some(at) = self.known(to) {
             return at;
         }
@@ -212,7 +212,34 @@ impl Client {
                 (port, true)
             }
         };
-        let id = ConnId { dest, port };
+        Ok(self.open(now, ConnId { dest, port }, bound))
+    }
+
+    /// The port that connect() without bind() takes at `now`. It must be used: the kernel's hint has moved on.
+    ///
+    /// # Errors
+    /// If no source port is to be had; then nothing has changed.
+    pub fn choose(
+        &mut self,
+        now: Instant,
+        to: Destination,
+        chooser: &mut PortChooser,
+        rng: &mut impl rand::Rng,
+    ) -> Result<u16, NoPort> {
+        let dest = self.dest(to);
+        self.search(now, dest, chooser, rng)
+    }
+
+    /// connect() from a port that [`Client::choose`] gave. The outcome holds the SYN.
+    pub fn connect_from(&mut self, now: Instant, to: Destination, port: u16) -> (ConnId, Outcome) {
+        let dest = self.dest(to);
+        self.open(now, ConnId { dest, port }, false)
+    }
+
+    /// connect() from a usable port; `bound`: bind() has made it the application's own.
+    fn open(&mut self, now: Instant, id: ConnId, bound: bool) -> (ConnId, Outcome) {
+        let ConnId { dest, port } = id;
+        let to = self.ports[dest as usize].to;
         let old = self.ports[dest as usize].sockets.remove(port);
         if old.is_some() {
             self.time_waits -= 1;
@@ -234,10 +261,10 @@ impl Client {
         if bound {
             self.excluded.insert(port);
         }
-        Ok((id, outcome))
+        (id, outcome)
     }
 
-    fn range(&self) -> Result<PortRange, NoPort> {
+    pub(super) fn range(&self) -> Result<PortRange, NoPort> {
         let (low, high) = self.stack.sysctls.local_ports;
         PortRange::new(low, high).ok_or(NoPort::AddressNotAvailable)
     }

@@ -5,9 +5,9 @@
 
 use super::client::{Client, ConnId};
 use super::rule::Rule;
-use super::secret;
+use super::secret::{self, Destination};
 use super::server::{Phase, Pod};
-use super::socket::{Ctx, Outcome, Socket, flag};
+use super::socket::{Ctx, Outcome, Socket, Stack, flag};
 use super::state::{Input, State};
 use super::timewait::{self, Verdict};
 use crate::segment::{Endpoint, Segment, Tuple};
@@ -62,6 +62,19 @@ impl Rest {
         })
     }
 
+    /// When a socket that comes to TIME_WAIT at `at`, and hears nothing more, is gone.
+    pub fn ends(&self, stack: &Stack, at: Instant) -> Instant {
+        let ctx = Ctx {
+            stack,
+            now: at,
+            tw_full: false,
+        };
+        let mut socket = self.socket;
+        timewait::rest(&mut socket, &ctx);
+        let tick = socket.timer(ctx.tick());
+        tick.map_or(at, |tick| stack.clock.instant(tick))
+    }
+
     /// The socket of another connection that came to TIME_WAIT by a segment which its peer had sent `age` ago.
     fn socket(&self, ctx: &Ctx<'_>, tuple: Tuple, own: Begin, peer: Begin, age: Span) -> Socket {
         let mut socket = moved(self.socket, own.isn, peer.isn);
@@ -86,6 +99,57 @@ const fn moved(mut socket: Socket, own: u32, peer: u32) -> Socket {
 }
 
 impl Client {
+    /// Takes a port that [`Client::choose`] gave for a connection whose way is known: it has no socket, and nobody will miss it.
+    pub fn hold(&mut self, to: Destination, port: u16) {
+        let (dest, range) = (self.dest(to), self.range().ok());
+        self.ports[dest as usize].occupy(port, range);
+    }
+
+    /// The connection of a held port is over: the port is free.
+    pub fn release(&mut self, to: Destination, port: u16) {
+        let (dest, range) = (self.dest(to), self.range().ok());
+        self.ports[dest as usize].vacate(port, range);
+    }
+
+    /// Whether a port has a socket, of any state.
+    pub fn has_socket(&mut self, to: Destination, port: u16) -> bool {
+        let dest = self.dest(to);
+        self.ports[dest as usize].sockets.get(port).is_some()
+    }
+
+    /// Whether a port towards `to` is in a TIME_WAIT that connect() may take over some time.
+    pub fn may_take_over(&mut self, to: Destination) -> bool {
+        let dest = self.dest(to);
+        !self.ports[dest as usize].waiting.is_empty()
+    }
+
+    /// The socket that connect() at `start` makes.
+    fn begun(&self, start: Instant, to: Destination, port: u16) -> Socket {
+        let local = Endpoint::new(to.saddr, port);
+        let remote = Endpoint::new(to.daddr, to.dport);
+        Socket::in_syn_sent(&self.ctx(start), local, remote, None)
+    }
+
+    /// What a connection from `port` begins with that is opened at `start`.
+    pub fn begin(&self, start: Instant, to: Destination, port: u16) -> Begin {
+        Begin::of(&self.begun(start, to, port))
+    }
+
+    /// Its SYN, with what it begins with.
+    pub fn first_syn(&self, start: Instant, to: Destination, port: u16) -> (Segment, Begin) {
+        let socket = self.begun(start, to, port);
+        (socket.syn(&self.ctx(start)), Begin::of(&socket))
+    }
+
+    /// The connection of a held port gets its socket after all, in SYN_SENT since `start`.
+    pub fn connect_held(&mut self, start: Instant, to: Destination, port: u16) {
+        let socket = self.begun(start, to, port);
+        let dest = self.dest(to);
+        self.ports[dest as usize]
+            .sockets
+            .get_or_insert(port, socket);
+    }
+
     /// A connection in SYN_SENT rests in TIME_WAIT from `at` on, by a segment which its peer had sent `age` before.
     pub fn foresee_rest(&mut self, at: Instant, id: ConnId, rest: &Rest, peer: Begin, age: Span) {
         self.with(at, id, |socket, ctx| {
@@ -120,14 +184,18 @@ impl Pod {
     /// once: nobody listens, or the socket of the port's last use is in its way. One in TIME_WAIT makes room by its own
     /// rule.
     pub fn expect(&self, at: Instant, syn: &Segment) -> Option<Begin> {
+        self.expect_after(at, syn, self.socket(syn.tuple.src))
+    }
+
+    /// The same if `old` were the socket of the port's last use.
+    pub fn expect_after(&self, at: Instant, syn: &Segment, old: Option<&Socket>) -> Option<Begin> {
         if self.phase() != Phase::Serving {
             return None;
         }
-        let peer = syn.tuple.src;
-        let mut begin = self.begin(at, peer);
-        if let Some(old) = self.socket(peer) {
-            let over = self.timer(at, peer)?;
-            if old.state != State::TimeWait || over <= self.stack().clock.jiffies(at) {
+        let mut begin = self.begin(at, syn.tuple.src);
+        if let Some(old) = old {
+            let tick = self.stack().clock.jiffies(at);
+            if old.state != State::TimeWait || old.timer(tick)? <= tick {
                 return None;
             }
             let mut old = *old;
@@ -139,6 +207,20 @@ impl Pod {
         Some(begin)
     }
 
+    /// The socket of a connection of `peer` that rests in TIME_WAIT since `at`, by a segment which the peer had sent `age`
+    /// before; nothing is kept.
+    pub fn resting(
+        &self,
+        at: Instant,
+        peer: Endpoint,
+        rest: &Rest,
+        (own, theirs): (Begin, Begin),
+        age: Span,
+    ) -> Socket {
+        let tuple = Tuple::tcp(self.address(), peer);
+        rest.socket(&self.ctx(at), tuple, own, theirs, age)
+    }
+
     /// A connection of `peer` rests in TIME_WAIT from `at` on, by a segment which the peer had sent `age` before.
     pub fn foresee_rest(
         &mut self,
@@ -148,8 +230,7 @@ impl Pod {
         (own, theirs): (Begin, Begin),
         age: Span,
     ) {
-        let tuple = Tuple::tcp(self.address(), peer);
-        let socket = rest.socket(&self.ctx(at), tuple, own, theirs, age);
+        let socket = self.resting(at, peer, rest, (own, theirs), age);
         self.enter_rest(peer, socket);
     }
 }

@@ -388,6 +388,22 @@ impl Socket {
         remote: Endpoint,
         taken_over: Option<&Self>,
     ) -> (Self, Outcome) {
+        let socket = Self::in_syn_sent(ctx, local, remote, taken_over);
+        let rule = if taken_over.is_some() {
+            Rule::TimeWaitTakenOver
+        } else {
+            Rule::Connect
+        };
+        (socket, Outcome::sending(rule, socket.syn(ctx)))
+    }
+
+    /// The socket that connect() makes, its SYN sent.
+    pub(super) fn in_syn_sent(
+        ctx: &Ctx<'_>,
+        local: Endpoint,
+        remote: Endpoint,
+        taken_over: Option<&Self>,
+    ) -> Self {
         let mut socket = Self::blank(local, remote, State::Closed, ctx.hz());
         let tuple = socket.tuple();
         let secret = &ctx.stack.secret;
@@ -409,12 +425,7 @@ impl Socket {
         socket.retrans_stamp = secret::millis(ctx.now);
         socket.go(Input::Connect);
         socket.arm(ctx, u64::from(socket.rto));
-        let rule = if taken_over.is_some() {
-            Rule::TimeWaitTakenOver
-        } else {
-            Rule::Connect
-        };
-        (socket, Outcome::sending(rule, socket.syn(ctx)))
+        socket
     }
 
     /// The request socket that a SYN makes, without its SYN-ACK. `isn` is given if the SYN came through a

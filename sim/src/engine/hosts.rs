@@ -91,6 +91,14 @@ impl Host {
         opened.ok()
     }
 
+    /// The port of the next connection without bind().
+    pub fn choose(&mut self, now: Instant) -> Option<u16> {
+        let port = self
+            .client
+            .choose(now, self.to, &mut self.chooser, &mut self.rng);
+        port.ok()
+    }
+
     /// Opens a connection to the service.
     pub fn connect(
         &mut self,

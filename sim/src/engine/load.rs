@@ -49,6 +49,31 @@ pub struct Request {
     pub serial: u64,
 }
 
+impl Request {
+    /// A request that begins at `start`, without a connection yet.
+    pub const fn new(number: u64, kind: u16, host: u32, start: Instant, counted: bool) -> Self {
+        Self {
+            number,
+            kind,
+            host,
+            worker: 0,
+            start,
+            counted,
+            port: 0,
+            connected: None,
+            opened: false,
+            received: 0,
+            left: 0,
+            trouble: None,
+            server: None,
+            rule: "",
+            port_idle: None,
+            wrong_service: false,
+            serial: 0,
+        }
+    }
+}
+
 /// A source of requests: one `[[client]]` table.
 #[derive(Debug)]
 pub struct Load {

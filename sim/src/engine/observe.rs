@@ -138,6 +138,30 @@ impl Observer {
         }
     }
 
+    /// A request of a healthy connection was answered at `at`: it began at `start`, connected in time, and had nothing in its way.
+    pub fn answered(
+        &mut self,
+        at: Instant,
+        start: Instant,
+        port: u16,
+        connect: Span,
+        counted: bool,
+    ) {
+        if !counted {
+            return;
+        }
+        self.recorder.answered(at, connect, None);
+        if self.options.attempts {
+            self.trace.attempts.push(Attempt {
+                start,
+                end: at,
+                port,
+                outcome: Outcome::Answered,
+                connect: Some(connect),
+            });
+        }
+    }
+
     /// Packets crossed the node.
     pub fn packets(&mut self, count: u64) {
         self.recorder.packets(count);

@@ -18,6 +18,13 @@ pub struct Lane {
     line: usize,
 }
 
+impl Lane {
+    /// The time that everything on it takes.
+    pub const fn delay(self) -> Span {
+        self.delay
+    }
+}
+
 const NO_LINE: usize = usize::MAX;
 /// More lanes than this are not worth a look at each event.
 const LINES_MAX: usize = 8;

@@ -1,7 +1,7 @@
 //! The quiet path: a connection that meets nothing on its way is taken to its end at once.
 //!
-//! The first SYN of a connection always takes the packet path: port, entry, real server and NAT are decided by the model's
-//! rules. If the node forwarded it to a pod that serves, and nothing can happen to the connection before its last packet
+//! Port, entry, real server and NAT of a connection are always decided by the model's rules, at its beginning and at its first
+//! SYN, the shortest way without making that SYN ([`direct`]). If the node forwarded it to a pod that serves, and nothing can happen to the connection before its last packet
 //! has arrived, then all packets after the SYN are known: they are those of a connection alike. That one was played,
 //! packet by packet, in a small world of its own ([`Healthy::learn`]). What it left in the tables is moved to the new
 //! connection's addresses, sequence numbers and moments. The request's end, and the release of a port, are events as ever.
@@ -14,23 +14,31 @@
 //!
 //! `tests/quiet.rs` holds the proof: counts, requests, samples and tables are those of the packet path, to the bit.
 
+mod direct;
+mod left;
 mod lesson;
 
 use std::cmp::Reverse;
 
+use direct::Direct;
 use ipvs_model::conntrack::{self, CtRule};
 use ipvs_model::ipvs::state::State as EntryState;
+use ipvs_model::ipvs::table::EntryId;
 use ipvs_model::kernel::Gate;
 use ipvs_model::node::{Decision, Verdict};
 use ipvs_model::segment::{Endpoint, Proto, Segment};
+use ipvs_model::sysctl::TcpSysctls;
 use ipvs_model::tcp::foreseen::{Begin, Rest};
+use ipvs_model::tcp::server::Phase;
+use ipvs_model::tcp::socket::Socket;
 use ipvs_model::tcp::state::State;
-use ipvs_model::time::{Instant, NANOS_PER_SEC, Span};
+use ipvs_model::time::{Instant, Jiffies, NANOS_PER_SEC, Span};
+use left::LeftBy;
 
-use super::hosts::{Peer, Pods};
+use super::hosts::{Hosts, Peer, Pods};
 use super::queue::{Lane, Queue};
 use super::world::{Event, Leg, World};
-use crate::outcome::Outcome;
+use crate::outcome::{DELAYED_AFTER, Outcome};
 use crate::scenario::{
     Arrivals, Client as ClientTable, DataPlane, Dist, LoadBalancer, Location, Masquerade,
     PortChoice, ReturnPath, Scenario, Scheduler,
@@ -41,6 +49,8 @@ const MARGIN: u32 = 4096;
 /// Besides network and server, so long after its last packet a port may still be in somebody's queue: the three seconds
 /// of the node's search for a neighbour, with room.
 const SETTLES: Span = Span::from_secs(10);
+/// A socket in TIME_WAIT lives for 60 s, and its timer is late by less than a seventh.
+const FORGOTTEN: Span = Span::from_secs(70);
 /// After a process has ended, its last packets are on their way for less than this.
 const FAREWELL: Span = Span::from_secs(10);
 
@@ -75,6 +85,8 @@ struct Healthy {
     /// When the answer is complete.
     answered: Span,
     client: ClientEnd,
+    /// Whether connect() may take the client's socket over while it rests.
+    taken_over: bool,
     pod: Option<(Resting, Peer)>,
     /// When nothing more happens.
     over: Span,
@@ -84,6 +96,8 @@ struct Healthy {
 #[derive(Debug)]
 struct Kind {
     healthy: Healthy,
+    /// Whether its requests may go the shortest way: see [`direct`].
+    direct: bool,
     /// Until the answer leaves the node.
     answer: Lane,
     /// From the answer at the client until the last packet leaves the node, if the client's socket closes.
@@ -104,6 +118,31 @@ pub(super) struct Quiet {
     from: Instant,
     /// Connections on the path.
     open: u32,
+    /// The end of the load.
+    end: Instant,
+    /// The next scan of conntrack: the tick as it is known, and its moment.
+    gc: (Jiffies, Instant),
+    /// Whether what ends at the moment of an arrival comes before it.
+    ends_first: bool,
+    /// So long after a SYN nobody remembers anything of a connection at its pod.
+    forgotten: Span,
+    direct: Direct,
+    left: LeftBy,
+}
+
+/// Whether sockets in TIME_WAIT can ever come near their limit at a client or at a pod, if every port of every client has one.
+fn rests_everywhere(scenario: &Scenario, hosts: &Hosts) -> bool {
+    let ranges = hosts.port_ranges();
+    let ports: u64 = ranges
+        .map(|(_, (low, high))| u64::from(high.saturating_sub(low)) + 1)
+        .sum();
+    let of_pods = TcpSysctls::of(scenario.server.behaviours()).max_tw_buckets;
+    let of_clients = scenario
+        .client
+        .iter()
+        .map(|table| table.tcp().max_tw_buckets);
+    let least = of_clients.fold(of_pods, u32::min);
+    ports + u64::from(MARGIN) < u64::from(least)
 }
 
 const fn constant(dist: &Dist) -> Option<Span> {
@@ -166,10 +205,12 @@ impl Quiet {
     pub(super) fn new(
         scenario: &Scenario,
         seed: u64,
+        hosts: &Hosts,
         queue: &mut Queue<Event>,
     ) -> Option<Box<Self>> {
         let (client_node, node_pod, service) = permits(scenario)?;
         let ways = [client_node, node_pod, service];
+        let room = rests_everywhere(scenario, hosts);
         let kinds: Vec<_> = scenario
             .client
             .iter()
@@ -188,16 +229,37 @@ impl Quiet {
                         Some(queue.lane(Span(way)))
                     }
                 };
+                let rests = healthy.pod.is_some() || matches!(healthy.client, ClientEnd::Rests(_));
                 Some(Kind {
+                    direct: (room || !rests)
+                        && !healthy.taken_over
+                        && healthy.connected <= DELAYED_AFTER,
                     healthy,
                     answer,
                     farewell,
                 })
             })
             .collect();
+        let over = kinds.iter().flatten().map(|kind| kind.healthy.over);
+        let over = over.max()?;
+        let gaps = scenario
+            .client
+            .iter()
+            .filter_map(|table| match table.arrivals {
+                Arrivals::Constant(rate) => Some(NANOS_PER_SEC as f64 / rate.rate),
+                _ => None,
+            });
+        let ends_first = gaps.fold(f64::MAX, f64::min) < client_node.0 as f64;
+        let count = kinds.len();
         kinds.iter().any(Option::is_some).then(|| {
             Box::new(Self {
                 kinds,
+                end: Instant::ZERO + scenario.duration,
+                gc: (Jiffies::NEVER, Instant::NEVER),
+                ends_first,
+                forgotten: FORGOTTEN + over,
+                direct: Direct::new(count),
+                left: LeftBy::default(),
                 client_node,
                 node_pod,
                 settles: SETTLES + service + client_node + client_node + node_pod + node_pod,
@@ -224,11 +286,19 @@ impl Quiet {
         ports[usize::from(port)] = Self::stamp(now);
     }
 
-    fn settled(&self, host: u32, port: u16, now: Instant) -> bool {
+    /// When a port was last on the packet path, in units of [`Quiet::stamp`]; 0 for never.
+    fn touched(&self, host: u32, port: u16) -> u32 {
         let touched = self.touched.get(host as usize);
-        match touched.and_then(|ports| ports.get(usize::from(port))) {
-            None | Some(0) => true,
-            Some(at) => Self::stamp(now) - at > Self::stamp(Instant(self.settles.0)),
+        touched
+            .and_then(|ports| ports.get(usize::from(port)))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    fn settled(&self, host: u32, port: u16, now: Instant) -> bool {
+        match self.touched(host, port) {
+            0 => true,
+            at => Self::stamp(now) - at > Self::stamp(Instant(self.settles.0)),
         }
     }
 }
@@ -285,13 +355,10 @@ impl World<'_> {
     ) -> Option<()> {
         let now = self.now;
         let peer = segment.tuple.src;
-        let (Verdict::Forward(out), Some(entry)) = (decision.verdict, decision.entry) else {
-            return None;
-        };
-        let fresh = matches!(decision.ct, Some(CtRule::NewSyn | CtRule::Reopened));
-        if !fresh || out.tuple.src != peer || quiet.open >= MARGIN || now < quiet.from {
+        if quiet.open >= MARGIN || now < quiet.from {
             return None;
         }
+        let (entry, ct, out) = self.forwarded_quietly(segment, decision)?;
         let number = self.hosts.at(peer.ip)?;
         let host = self.hosts.get(number);
         let kind = quiet.kinds[usize::from(host.kind)].as_ref()?;
@@ -321,38 +388,23 @@ impl World<'_> {
         }
         // The node.
         let clock = *self.node.ipvs.clock();
-        let table = self.node.ipvs.table().get(entry);
-        if table.state() != EntryState::Sr || table.is_controlled() || !table.keeps_conntrack() {
-            return None;
-        }
         let ct_max = self.node.config().sysctls.ct.max;
         if self.node.ct.next_gc() <= clock.jiffies(over)
             || self.node.ct.count().saturating_add(MARGIN) >= ct_max
         {
             return None;
         }
-        let ct = self.node.ct.latest_fresh(&segment.tuple)?;
         // The pod.
-        if self.dead_ends.place(out.tuple.dst.ip).is_some() {
-            return None;
-        }
         let place = self.pods.at(out.tuple.dst.ip)?;
         let rests = healthy.pod.is_some();
         let theirs = self
             .pods
-            .expect_quiet(place, now + quiet.node_pod, &out, rests)?;
+            .expect_quiet(place, now + quiet.node_pod, &out, rests, None)?;
 
         // Nothing is in the way.
         let request = self.requests.get_mut(slot)?;
         request.connected = Some(request.start + healthy.connected);
-        let steps = healthy.steps.iter();
-        self.node
-            .ipvs
-            .foresee(entry, steps.map(|(after, state)| (now + *after, *state)));
-        let last = clock.jiffies(now + healthy.last);
-        self.node
-            .ct
-            .foresee(ct, &healthy.ct, [own.isn, theirs.isn], last);
+        self.foresee_at_node(healthy, entry, ct, [own.isn, theirs.isn]);
         let age = quiet.client_node + quiet.node_pod;
         if let ClientEnd::Rests(resting) = &healthy.client {
             let client = &mut self.hosts.get(number).client;
@@ -371,6 +423,50 @@ impl World<'_> {
         self.note_packets(healthy.packets);
         quiet.open += 1;
         Some(())
+    }
+
+    /// What a SYN was forwarded by, if the node did with it what it does with the SYN of a healthy connection: IPVS entry,
+    /// conntrack entry, and the packet as it left.
+    fn forwarded_quietly(
+        &self,
+        segment: &Segment,
+        decision: &Decision,
+    ) -> Option<(EntryId, u32, Segment)> {
+        let (Verdict::Forward(out), Some(entry)) = (decision.verdict, decision.entry) else {
+            return None;
+        };
+        let fresh = matches!(decision.ct, Some(CtRule::NewSyn | CtRule::Reopened));
+        let table = self.node.ipvs.table().get(entry);
+        let plain = table.state() == EntryState::Sr && !table.is_controlled();
+        let gone = self.dead_ends.place(out.tuple.dst.ip).is_some();
+        if !fresh
+            || out.tuple.src != segment.tuple.src
+            || !plain
+            || !table.keeps_conntrack()
+            || gone
+        {
+            return None;
+        }
+        let ct = self.node.ct.latest_fresh(&segment.tuple)?;
+        Some((entry, ct, out))
+    }
+
+    /// Leaves in the node's tables what the packets of a healthy connection will leave whose SYN has just passed.
+    fn foresee_at_node(&mut self, healthy: &Healthy, entry: EntryId, ct: u32, isns: [u32; 2]) {
+        let now = self.now;
+        let steps = healthy.steps.iter();
+        self.node
+            .ipvs
+            .foresee(entry, steps.map(|(after, state)| (now + *after, *state)));
+        let last = self.node.ipvs.clock().jiffies(now + healthy.last);
+        self.node.ct.foresee(ct, &healthy.ct, isns, last);
+    }
+
+    /// The control plane acts.
+    pub(super) fn quiet_looks_again(&mut self) {
+        if let Some(quiet) = &mut self.quiet {
+            quiet.direct.look_again();
+        }
     }
 
     /// The answer of a quiet connection leaves the node.
@@ -413,17 +509,30 @@ impl World<'_> {
 }
 
 impl Pods {
+    /// Whether the pod at a place serves on an address, and answers through the node.
+    fn serves(&self, place: u32, address: Endpoint) -> bool {
+        self.each().nth(place as usize).is_some_and(|host| {
+            let serving = |pod: &ipvs_model::tcp::server::Pod| pod.phase() == Phase::Serving;
+            host.address == address
+                && !host.direct
+                && host.exited.is_none()
+                && host.pod.as_ref().is_some_and(serving)
+        })
+    }
+
     /// What the pod at a place will choose for the connection of a SYN that comes at `at`, if that connection goes its way: the
     /// pod serves, and nothing but TIME_WAITs is left of the peer's port anywhere. `rests`: it will end in TIME_WAIT there.
+    /// `left`: a socket of the peer's that is not in the pod's table.
     fn expect_quiet(
         &mut self,
         place: u32,
         at: Instant,
         syn: &Segment,
         rests: bool,
+        left: Option<&Socket>,
     ) -> Option<Begin> {
         let peer = syn.tuple.src;
-        let mut waits_here = false;
+        let mut waits_here = left.is_some();
         for (number, host) in self.each().enumerate() {
             if host.draining {
                 return None;
@@ -445,7 +554,10 @@ impl Pods {
         if host.direct || host.exited.is_some() || full || !forgotten || (waits_here && !rests) {
             return None;
         }
-        pod.expect(at, syn)
+        match left {
+            Some(_) => pod.expect_after(at, syn, left),
+            None => pod.expect(at, syn),
+        }
     }
 
     /// Leaves a connection in TIME_WAIT at a pod; when its timer fires.

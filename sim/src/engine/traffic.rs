@@ -17,6 +17,7 @@ use std::net::Ipv4Addr;
 use super::hosts::Peer;
 use super::load::{ConnState, Request};
 use super::planes;
+use super::queue::Lane;
 use super::story::{GoneAnswer, What};
 use super::streams::draw;
 use super::world::{Event, Leg, Way, World};
@@ -56,10 +57,11 @@ impl World<'_> {
 
     /// A request starts: on an idle connection, or on a new one.
     pub(super) fn begin(&mut self, kind: u16, worker: u32) {
-        let load = &self.loads[usize::from(kind)];
-        if self.now >= load.stop {
+        if self.now >= self.loads[usize::from(kind)].stop {
             return;
         }
+        self.catch_up();
+        let load = &self.loads[usize::from(kind)];
         let number = self.begun;
         self.begun += 1;
         let closed_loop = matches!(
@@ -74,23 +76,9 @@ impl World<'_> {
         let counted = self.now >= Instant::ZERO + self.scenario.warmup;
         let manners = self.manners[usize::from(kind)];
         let mut request = Request {
-            number,
-            kind,
-            host,
             worker,
-            start: self.now,
-            counted,
-            port: 0,
-            connected: None,
-            opened: false,
-            received: 0,
             left: manners.requests.saturating_sub(1),
-            trouble: None,
-            server: None,
-            rule: "",
-            port_idle: None,
-            wrong_service: false,
-            serial: 0,
+            ..Request::new(number, kind, host, self.now, counted)
         };
         if self.udp.is_some() {
             if !self.begin_datagram(request) {
@@ -111,9 +99,21 @@ impl World<'_> {
             self.ask(host, port);
             return;
         }
-        let opened = match self.before_port(number, host, counted) {
-            Some(port) => self.hosts.get(host).connect_from(self.now, port),
-            None => self.hosts.get(host).connect(self.now),
+        self.release_ports(host);
+        let opened = if self.may_go_directly(kind) {
+            let port = self.hosts.get(host).choose(self.now);
+            if let Some(port) = port
+                && self.port_is_quiet(host, port)
+            {
+                return self.begin_directly(&request, port);
+            }
+            let client = self.hosts.get(host);
+            port.map(|port| client.client.connect_from(self.now, client.to, port))
+        } else {
+            match self.before_port(number, host, counted) {
+                Some(port) => self.hosts.get(host).connect_from(self.now, port),
+                None => self.hosts.get(host).connect(self.now),
+            }
         };
         let Some((id, outcome)) = opened else {
             let client = Endpoint::new(self.hosts.get(host).address(), 0);
@@ -122,6 +122,7 @@ impl World<'_> {
             return;
         };
         (request.port, request.opened) = (id.port(), true);
+        self.write_out_port(host, id.port());
         self.got_port(number, id.port());
         request.port_idle = self
             .conns
@@ -144,6 +145,17 @@ impl World<'_> {
             };
             self.observer.stories.begin(request.number, self.now, what);
         }
+        self.take_slot(request, |world, lane, event| {
+            world.queue.send(world.now, lane, event);
+        })
+    }
+
+    /// The same for one that is registered as begun; `file` files what gives it up.
+    pub(super) fn take_slot(
+        &mut self,
+        request: Request,
+        file: impl Fn(&mut Self, Lane, Event),
+    ) -> (u32, u64) {
         let manners = self.manners[usize::from(request.kind)];
         let (slot, serial) = self.requests.insert(request);
         let conn = self.conns.get_or_insert(request.host, request.port, slot);
@@ -152,12 +164,10 @@ impl World<'_> {
             conn.filed = Instant::NEVER;
         }
         if let Some(timeout) = manners.timeout {
-            self.queue
-                .send(self.now, timeout, Event::GiveUp(slot, serial, false));
+            file(self, timeout, Event::GiveUp(slot, serial, false));
         }
         if let (Some(timeout), true) = (manners.connect_timeout, request.opened) {
-            self.queue
-                .send(self.now, timeout, Event::GiveUp(slot, serial, true));
+            file(self, timeout, Event::GiveUp(slot, serial, true));
         }
         (slot, serial)
     }
@@ -191,6 +201,7 @@ impl World<'_> {
 
     /// A request ends.
     pub(super) fn end(&mut self, slot: u32, outcome: Outcome) {
+        self.catch_up_to(self.now);
         let Some(mut request) = self.requests.remove(slot) else {
             return;
         };
@@ -249,7 +260,7 @@ impl World<'_> {
             .find(local, Endpoint::new(host.to.daddr, host.to.dport))
     }
 
-    fn file_client_timer(&mut self, host: u32, port: u16) {
+    pub(super) fn file_client_timer(&mut self, host: u32, port: u16) {
         let Some(id) = self.conn_id(host, port) else {
             self.forget_conn(host, port);
             return;
@@ -449,13 +460,18 @@ impl World<'_> {
             }
         }
         self.touch(segment.tuple.src);
+        self.follow(decision, arriving.tuple);
+    }
+
+    /// What the node decided on a packet with a tuple happens.
+    pub(super) fn follow(&mut self, decision: Decision, tuple: Tuple) {
         match decision.verdict {
             Verdict::Forward(out) => self.route(out),
             Verdict::Local {
                 answer: Some(answer),
             } => self.route(answer),
             Verdict::Local { answer: None } | Verdict::Drop => {}
-            Verdict::Reject(kind) => self.send_icmp(kind, arriving.tuple),
+            Verdict::Reject(kind) => self.send_icmp(kind, tuple),
         }
     }
 
@@ -512,7 +528,7 @@ impl World<'_> {
     }
 
     /// The real server that a decision is about.
-    fn server_of(&self, decision: &Decision) -> Option<Endpoint> {
+    pub(super) fn server_of(&self, decision: &Decision) -> Option<Endpoint> {
         match decision.verdict {
             Verdict::Forward(out) => Some(out.tuple.dst),
             _ => decision.entry.map(|entry| {
@@ -523,7 +539,7 @@ impl World<'_> {
     }
 
     /// Writes down what the node did with the SYN, or the datagram, of a request.
-    fn note_syn(&mut self, segment: &Segment, decision: &Decision) {
+    pub(super) fn note_syn(&mut self, segment: &Segment, decision: &Decision) {
         let server = self.server_of(decision);
         if let Some(server) = server {
             self.observer.syn(server);

@@ -82,6 +82,8 @@ pub(super) enum Event {
     Sample,
     /// Tables are listed.
     List,
+    /// The SYN of the request that went the shortest way first, of those whose SYN has not, reaches the node.
+    QuietSyn,
     /// The answer to the request in a slot, on the quiet path, leaves the node.
     QuietAnswer(u32),
     /// The answer to the request in a slot, on the quiet path, is complete.
@@ -266,7 +268,7 @@ impl<'a> World<'a> {
         let udp = Datagrams::new(scenario, &mut queue, streams);
         // Stories tell of every packet.
         let quiet = (!options.no_quiet && matches!(options.stories, StoriesOf::Nobody))
-            .then(|| Quiet::new(scenario, seed, &mut queue))
+            .then(|| Quiet::new(scenario, seed, &hosts, &mut queue))
             .flatten();
         let mut world = Self {
             scenario,
@@ -411,6 +413,7 @@ impl<'a> World<'a> {
             self.events += 1;
             self.handle(event);
         }
+        self.catch_up_to(Instant::NEVER);
         end
     }
 
@@ -442,6 +445,7 @@ impl<'a> World<'a> {
             Event::Proxy => self.on_proxy(),
             Event::Sample => self.sample(),
             Event::List => self.list(),
+            Event::QuietSyn => self.quiet_syn(),
             Event::QuietAnswer(slot) => self.quiet_answer(slot),
             Event::QuietEnd(slot) => self.quiet_end(slot),
             Event::QuietLast(host, port) => self.quiet_last(host, port),
@@ -499,6 +503,7 @@ impl<'a> World<'a> {
     }
 
     fn on_rollout(&mut self, event: RolloutEvent) {
+        self.quiet_looks_again();
         let port = self.scenario.service.target_port;
         let pods = &mut self.pods;
         let mut at_pod = |pod, what: Happening, observer: &mut Observer, now| {
@@ -573,6 +578,7 @@ impl<'a> World<'a> {
 
     fn on_proxy(&mut self) {
         self.proxy_filed = Instant::NEVER;
+        self.quiet_looks_again();
         self.node.advance(self.now);
         let before = match self.key.proto {
             Proto::Udp => self.weighted_servers(),
@@ -632,6 +638,7 @@ impl<'a> World<'a> {
                 syns: 0,
             });
         }
+        self.release_all_ports();
         let (ports_held, ports_of) = self.hosts.ports_held_most();
         self.observer.gauges(Gauges {
             at: self.now,

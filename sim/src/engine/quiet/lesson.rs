@@ -186,6 +186,8 @@ impl<'a> Lesson<'a> {
             }
             _ => return None,
         };
+        let to = world.hosts.get(0).to;
+        let taken_over = world.hosts.get(0).client.may_take_over(to);
         let over = last.max(self.client_changed).max(self.pod_changed);
         Some(Healthy {
             steps: tail(&self.packets[1..], syn),
@@ -195,6 +197,7 @@ impl<'a> Lesson<'a> {
             connected: self.connected?.since(Instant::ZERO),
             answered: after(answered),
             client,
+            taken_over,
             pod,
             over: after(over.max(answered)),
         })
