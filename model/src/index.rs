@@ -37,19 +37,18 @@ const GAP_MAX: u32 = 256;
 /// So many blocks are looked at before the hash; addresses beyond have no array.
 const BLOCKS_MAX: usize = 4;
 
-/// Heads of chains by client endpoint. An absent endpoint has the head [`NONE`].
+/// Heads of chains for the ports of some addresses, in arrays. An empty chain has the head [`NONE`].
 #[derive(Clone, Debug, Default)]
-pub struct EndpointIndex {
+pub struct PortArrays {
     blocks: Vec<Block>,
     heads: Vec<u32>,
-    sparse: HashMap<u64, u32, FxBuildHasher>,
 }
 
-impl EndpointIndex {
-    /// Reserves an array for one client's ports, both ends included. Later look-ups of them need no hash.
+impl PortArrays {
+    /// Reserves an array for one address's ports, both ends included.
     ///
-    /// Nothing happens if the address has an array, or lies far from those that have one; an endpoint that is in
-    /// the index already must not come under an array.
+    /// Nothing happens if the address has an array, or lies far from those that have one and there are too many
+    /// already.
     pub fn reserve(&mut self, proto: Proto, ip: Ipv4Addr, ports: (u16, u16)) {
         let ip = ip.to_bits();
         let near = |block: &Block| {
@@ -94,9 +93,9 @@ impl EndpointIndex {
         self.heads.resize(self.heads.len() + count as usize, NONE);
     }
 
-    /// Where the head of an endpoint with an array stands.
+    /// Where the head of an endpoint's chain stands; `None` for one without an array.
     #[inline]
-    fn dense_at(&self, proto: Proto, client: Endpoint) -> Option<usize> {
+    pub fn at(&self, proto: Proto, client: Endpoint) -> Option<usize> {
         let ip = client.ip.to_bits();
         for block in &self.blocks {
             let place = ip.wrapping_sub(block.first) as usize;
@@ -110,10 +109,39 @@ impl EndpointIndex {
         None
     }
 
+    /// The head at a place that [`PortArrays::at`] told.
+    #[inline]
+    pub fn head(&self, at: usize) -> u32 {
+        self.heads[at]
+    }
+
+    /// Sets the head at a place that [`PortArrays::at`] told; [`NONE`] empties the chain.
+    #[inline]
+    pub fn set_head(&mut self, at: usize, head: u32) {
+        self.heads[at] = head;
+    }
+}
+
+/// Heads of chains by client endpoint. An absent endpoint has the head [`NONE`].
+#[derive(Clone, Debug, Default)]
+pub struct EndpointIndex {
+    arrays: PortArrays,
+    sparse: HashMap<u64, u32, FxBuildHasher>,
+}
+
+impl EndpointIndex {
+    /// Reserves an array for one client's ports, both ends included. Later look-ups of them need no hash.
+    ///
+    /// Nothing happens if the address has an array, or lies far from those that have one; an endpoint that is in
+    /// the index already must not come under an array.
+    pub fn reserve(&mut self, proto: Proto, ip: Ipv4Addr, ports: (u16, u16)) {
+        self.arrays.reserve(proto, ip, ports);
+    }
+
     /// Whether an endpoint has an array.
     #[inline]
     pub fn is_dense(&self, proto: Proto, client: Endpoint) -> bool {
-        self.dense_at(proto, client).is_some()
+        self.arrays.at(proto, client).is_some()
     }
 
     const fn key(proto: Proto, client: Endpoint) -> u64 {
@@ -123,8 +151,9 @@ impl EndpointIndex {
     /// The head of an endpoint's chain.
     #[inline]
     pub fn head(&self, proto: Proto, client: Endpoint) -> u32 {
-        match self.dense_at(proto, client) {
-            Some(at) => self.heads[at],
+        match self.arrays.at(proto, client) {
+            Some(at) => self.arrays.head(at),
+            None if self.sparse.is_empty() => NONE,
             None => self.sparse_head(proto, client),
         }
     }
@@ -138,8 +167,8 @@ impl EndpointIndex {
     /// Sets the head of an endpoint's chain; [`NONE`] empties it.
     #[inline]
     pub fn set_head(&mut self, proto: Proto, client: Endpoint, head: u32) {
-        match self.dense_at(proto, client) {
-            Some(at) => self.heads[at] = head,
+        match self.arrays.at(proto, client) {
+            Some(at) => self.arrays.set_head(at, head),
             None => self.set_sparse_head(proto, client, head),
         }
     }
@@ -155,12 +184,17 @@ impl EndpointIndex {
 
     /// Every slot in the index, in no order that may matter.
     fn slots(&self) -> impl Iterator<Item = u32> + '_ {
-        let all = self.heads.iter().chain(self.sparse.values()).copied();
+        let all = self
+            .arrays
+            .heads
+            .iter()
+            .chain(self.sparse.values())
+            .copied();
         all.filter(|slot| *slot != NONE)
     }
 
     fn clear(&mut self) {
-        self.heads.fill(NONE);
+        self.arrays.heads.fill(NONE);
         self.sparse.clear();
     }
 }

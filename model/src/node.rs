@@ -21,7 +21,7 @@ use crate::kernel::Behaviours;
 use crate::segment::{Endpoint, IcmpKind, Proto, Segment};
 use crate::sysctl::Sysctls;
 use crate::tcp::socket::reset_for;
-use crate::time::{Clock, Instant};
+use crate::time::{Clock, Instant, Jiffies, Moment};
 
 pub use foreseen::Foreseen;
 
@@ -126,6 +126,41 @@ pub struct Decision {
     pub entry: Option<EntryId>,
 }
 
+/// A packet on its way through the node, with what the hooks have made of it so far.
+struct Passage {
+    now: Moment,
+    /// The packet as it is now.
+    seg: Segment,
+    /// Its conntrack entry.
+    ct: Option<CtRef>,
+    /// What conntrack made of it when it came.
+    seen: Option<CtRule>,
+    /// The rule that decided.
+    rule: Rule,
+    /// The IPVS entry that it follows.
+    entry: Option<EntryId>,
+    /// What the node's own stack answers.
+    answer: Option<Segment>,
+}
+
+/// How a packet's way ends.
+#[derive(Clone, Copy)]
+enum Fate {
+    Leaves,
+    Delivered,
+    Dropped,
+    Rejected(IcmpKind),
+}
+
+/// Whose source NAT applies to a packet that leaves.
+#[derive(Clone, Copy)]
+enum Mapping {
+    /// What the node does to balanced connections.
+    Balanced,
+    /// None, but the port must be free.
+    Null,
+}
+
 /// Source NAT by where a balanced packet comes from, where kube-proxy's rules tell sources apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceRules {
@@ -184,6 +219,14 @@ impl Node {
         self.sources = rules;
     }
 
+    /// Gives one client's ports arrays of their own in both tables: faster, not different. Before the first packet.
+    pub fn reserve(&mut self, proto: Proto, ip: Ipv4Addr, ports: (u16, u16)) {
+        self.ipvs.reserve(proto, ip, ports);
+        if self.config.tracking {
+            self.ct.reserve(proto, ip, ports);
+        }
+    }
+
     /// The node's set-up.
     pub const fn config(&self) -> &NodeConfig {
         &self.config
@@ -223,18 +266,25 @@ impl Node {
         }
     }
 
+    #[inline]
     fn is_local(&self, ip: Ipv4Addr) -> bool {
         self.local.binary_search(&ip).is_ok()
     }
 
+    #[inline]
     fn has_route(&self, ip: Ipv4Addr) -> bool {
         self.unreachable.is_empty() || self.unreachable.binary_search(&ip).is_err()
     }
 
     /// Runs the timers of both tables up to `now`.
     pub fn advance(&mut self, now: Instant) {
+        self.advance_to(self.config.clock.jiffies(now));
+    }
+
+    #[inline]
+    fn advance_to(&mut self, tick: Jiffies) {
         let ct = &mut self.ct;
-        self.ipvs.advance(now, &mut |tick, tuple| {
+        self.ipvs.advance_to(tick, &mut |tick, tuple| {
             ct.delete_tuple(tick, tuple);
         });
     }
@@ -258,62 +308,73 @@ impl Node {
 
     /// A packet arrives at the node. Runs the timers first.
     pub fn packet(&mut self, now: Instant, seg: &Segment, rng: &mut impl Rng) -> Decision {
-        self.advance(now);
-        if let Balancer::Cilium(cilium) = &mut self.config.balancer {
-            let verdict = cilium.packet(now, seg, rng);
-            return self.after_cilium(now, seg, verdict, rng);
+        let now = self.config.clock.moment(now);
+        self.advance_to(now.tick);
+        let mut way = Passage {
+            now,
+            seg: *seg,
+            ct: None,
+            seen: None,
+            rule: Rule::Plain,
+            entry: None,
+            answer: None,
+        };
+        let fate = match self.config.balancer {
+            Balancer::Cilium(_) => self.past_netfilter(&mut way, rng),
+            _ => self.hooks(&mut way, rng),
+        };
+        let verdict = match fate {
+            Fate::Leaves => Verdict::Forward(way.seg),
+            Fate::Delivered => Verdict::Local { answer: way.answer },
+            Fate::Dropped => Verdict::Drop,
+            Fate::Rejected(kind) => Verdict::Reject(kind),
+        };
+        Decision {
+            verdict,
+            rule: way.rule,
+            ct: way.seen,
+            entry: way.entry,
         }
-        let mut seg = *seg;
-        let (mut ct, mut seen) = (None, None);
+    }
+
+    /// The way through netfilter's hooks.
+    #[inline]
+    fn hooks(&mut self, way: &mut Passage, rng: &mut impl Rng) -> Fate {
         if self.config.tracking {
-            let jiffies = self.config.clock.jiffies(now);
-            match self.ct.incoming(jiffies, &seg, &self.config.sysctls.ct) {
-                Incoming::Tracked(tracked, rule) => (ct, seen) = (Some(tracked), Some(rule)),
+            let sysctls = &self.config.sysctls.ct;
+            match self.ct.incoming(way.now.tick, &way.seg, sysctls) {
+                Incoming::Tracked(ct, rule) => (way.ct, way.seen) = (Some(ct), Some(rule)),
                 Incoming::Untracked(rule) => {
-                    seen = Some(rule);
-                    if self.drops_invalid(&seg) {
-                        return Decision {
-                            ct: seen,
-                            ..self.drop(None, Verdict::Drop, Rule::IptablesInvalid)
-                        };
+                    way.seen = Some(rule);
+                    if self.drops_invalid(&way.seg) {
+                        return self.end(way, Fate::Dropped, Rule::IptablesInvalid);
                     }
                 }
                 Incoming::Dropped(rule) => {
-                    return Decision {
-                        verdict: Verdict::Drop,
-                        rule: Rule::Conntrack(rule),
-                        ct: Some(rule),
-                        entry: None,
-                    };
+                    way.seen = Some(rule);
+                    return self.end(way, Fate::Dropped, Rule::Conntrack(rule));
                 }
             }
         }
-        let mut picked = Rule::Plain;
-        if let (Balancer::Iptables(rules), Some(ct)) = (&self.config.balancer, ct) {
-            match iptables_destination(&mut self.ct, rules, ct, &seg, rng) {
-                Ok(rule) => picked = rule,
+        if let (Balancer::Iptables(rules), Some(ct)) = (&self.config.balancer, way.ct) {
+            match iptables_destination(&mut self.ct, rules, ct, &way.seg, rng) {
+                Ok(rule) => way.rule = rule,
                 Err(rule) => {
-                    let refused = Verdict::Reject(IcmpKind::PortUnreachable);
-                    return Decision {
-                        ct: seen,
-                        ..self.drop(Some(ct), refused, rule)
-                    };
+                    let refused = Fate::Rejected(IcmpKind::PortUnreachable);
+                    return self.end(way, refused, rule);
                 }
             }
         }
         // Replies to a masqueraded connection get their client back, and iptables mode its endpoint.
-        if let Some(to) = ct.and_then(|ct| self.ct.pre_routing_destination(ct)) {
-            seg.tuple.dst = to;
+        if let Some(to) = way.ct.and_then(|ct| self.ct.pre_routing_destination(ct)) {
+            way.seg.tuple.dst = to;
         }
-        let decision = match (&self.config.balancer, self.is_local(seg.tuple.dst.ip)) {
-            (Balancer::Ipvs, true) => self.ipvs_inward(now, seg, ct, rng),
-            (Balancer::Ipvs, false) => self.ipvs_outward(now, seg, ct, rng),
-            (_, true) => self.deliver(now, seg, ct, picked, rng),
-            (_, false) => self.route(now, seg, ct, picked, rng),
-        };
-        Decision {
-            ct: seen,
-            ..decision
+        let local = self.is_local(way.seg.tuple.dst.ip);
+        match (&self.config.balancer, local) {
+            (Balancer::Ipvs, true) => self.ipvs_inward(way, rng),
+            (Balancer::Ipvs, false) => self.ipvs_outward(way, rng),
+            (_, true) => self.deliver(way, rng),
+            (_, false) => self.route(way, rng),
         }
     }
 
@@ -323,27 +384,24 @@ impl Node {
             && !self.is_local(seg.tuple.dst.ip)
     }
 
-    /// What Cilium has looked at goes on past netfilter.
-    fn after_cilium(
-        &mut self,
-        now: Instant,
-        seg: &Segment,
-        verdict: CiliumVerdict,
-        rng: &mut impl Rng,
-    ) -> Decision {
-        let (seg, rule) = match verdict {
-            CiliumVerdict::Forward(out, rule) => (out, Rule::Cilium(rule)),
-            CiliumVerdict::Drop(rule) => {
-                return self.drop(None, Verdict::Drop, Rule::Cilium(rule));
-            }
-            CiliumVerdict::Pass if self.is_local(seg.tuple.dst.ip) => {
-                return self.deliver(now, *seg, None, Rule::Plain, rng);
-            }
-            CiliumVerdict::Pass => (*seg, Rule::Plain),
+    /// Cilium looks at the packet in the place of netfilter's hooks, and it goes on past them.
+    #[inline(never)]
+    fn past_netfilter(&mut self, way: &mut Passage, rng: &mut impl Rng) -> Fate {
+        let Balancer::Cilium(cilium) = &mut self.config.balancer else {
+            return self.route(way, rng);
         };
-        self.route(now, seg, None, rule, rng)
+        match cilium.packet(way.now.at, &way.seg, rng) {
+            CiliumVerdict::Forward(out, rule) => (way.seg, way.rule) = (out, Rule::Cilium(rule)),
+            CiliumVerdict::Drop(rule) => return self.end(way, Fate::Dropped, Rule::Cilium(rule)),
+            CiliumVerdict::Pass if self.is_local(way.seg.tuple.dst.ip) => {
+                return self.deliver(way, rng);
+            }
+            CiliumVerdict::Pass => {}
+        }
+        self.route(way, rng)
     }
 
+    #[inline]
     fn seen(&self, ct: Option<CtRef>) -> CtSeen {
         match ct {
             None => CtSeen::None,
@@ -352,106 +410,96 @@ impl Node {
         }
     }
 
-    fn ipvs_inward(
-        &mut self,
-        now: Instant,
-        seg: Segment,
-        ct: Option<CtRef>,
-        rng: &mut impl Rng,
-    ) -> Decision {
+    /// A packet for one of the node's addresses at IPVS.
+    #[inline]
+    fn ipvs_inward(&mut self, way: &mut Passage, rng: &mut impl Rng) -> Fate {
         // Replies to a client on the node itself are local too: `ip_vs_out_hook` comes first at LOCAL_IN.
-        if let Outward::Translate { entry, virt, nfct } = self.ipvs.packet_out(now, &seg) {
-            return self.translate(now, seg, ct, (entry, virt, nfct), rng);
+        if let Outward::Translate { entry, virt, nfct } = self.ipvs.packet_out(way.now, &way.seg) {
+            return self.translate(way, (entry, virt, nfct), rng);
         }
-        let seen = self.seen(ct);
-        match self.ipvs.packet_in(now, &seg, seen) {
+        let seen = self.seen(way.ct);
+        let (entry, to, nfct) = match self.ipvs.packet_in(way.now, &way.seg, seen) {
             Inward::Forward {
                 rule,
                 entry,
                 to,
                 nfct,
             } => {
-                let rule = Rule::Ipvs(rule);
-                if !self.has_route(to.ip) {
-                    let refused = Verdict::Reject(IcmpKind::HostUnreachable);
-                    return Decision {
-                        entry: Some(entry),
-                        ..self.drop(ct, refused, rule)
-                    };
-                }
-                let tracked = ct.is_some();
-                let mut ct = self.keep_or_untrack(ct, nfct);
-                if let Some(ct) = ct {
-                    self.ct.alter_reply_source(ct, to);
-                }
-                let mut out = seg;
-                out.tuple.dst = to;
-                if !tracked && self.config.tracking {
-                    match self.track_again(now, &out) {
-                        Ok(second) => ct = second,
-                        Err(reason) => {
-                            return self.drop(None, Verdict::Drop, Rule::Conntrack(reason));
-                        }
-                    }
-                }
-                let policy = self.sources.of(&out, self.config.source_nat);
-                self.postroute(now, out, ct, policy, rule, Some(entry), rng)
+                way.rule = Rule::Ipvs(rule);
+                (entry, to, nfct)
             }
-            Inward::Drop(rule) => self.drop(ct, Verdict::Drop, Rule::Ipvs(rule)),
-            Inward::Refuse(rule) => self.drop(
-                ct,
-                Verdict::Reject(IcmpKind::PortUnreachable),
-                Rule::Ipvs(rule),
-            ),
-            Inward::Pass(rule) => self.deliver(now, seg, ct, Rule::Ipvs(rule), rng),
+            Inward::Drop(rule) => return self.end(way, Fate::Dropped, Rule::Ipvs(rule)),
+            Inward::Refuse(rule) => {
+                let refused = Fate::Rejected(IcmpKind::PortUnreachable);
+                return self.end(way, refused, Rule::Ipvs(rule));
+            }
+            Inward::Pass(rule) => {
+                way.rule = Rule::Ipvs(rule);
+                return self.deliver(way, rng);
+            }
+        };
+        way.entry = Some(entry);
+        if !self.has_route(to.ip) {
+            self.release(way);
+            return Fate::Rejected(IcmpKind::HostUnreachable);
         }
+        let tracked = way.ct.is_some();
+        self.keep_or_untrack(way, nfct);
+        if let Some(ct) = way.ct {
+            self.ct.alter_reply_source(ct, to);
+        }
+        way.seg.tuple.dst = to;
+        if !tracked
+            && self.config.tracking
+            && let Err(reason) = self.track_again(way)
+        {
+            way.entry = None;
+            return self.end(way, Fate::Dropped, Rule::Conntrack(reason));
+        }
+        self.postroute(way, Mapping::Balanced, rng)
     }
 
     /// A packet that conntrack judged invalid reaches LOCAL_OUT without an entry and is judged again there, with
     /// the real server as its destination: it may make an entry of its own, or clash with the connection's.
-    fn track_again(&mut self, now: Instant, seg: &Segment) -> Result<Option<CtRef>, CtRule> {
-        let jiffies = self.config.clock.jiffies(now);
-        match self.ct.incoming(jiffies, seg, &self.config.sysctls.ct) {
-            Incoming::Tracked(ct, _) => Ok(Some(ct)),
-            Incoming::Untracked(_) => Ok(None),
-            Incoming::Dropped(rule) => Err(rule),
+    fn track_again(&mut self, way: &mut Passage) -> Result<(), CtRule> {
+        let sysctls = &self.config.sysctls.ct;
+        match self.ct.incoming(way.now.tick, &way.seg, sysctls) {
+            Incoming::Tracked(ct, _) => way.ct = Some(ct),
+            Incoming::Untracked(_) => {}
+            Incoming::Dropped(rule) => return Err(rule),
         }
+        Ok(())
     }
 
-    fn ipvs_outward(
-        &mut self,
-        now: Instant,
-        seg: Segment,
-        ct: Option<CtRef>,
-        rng: &mut impl Rng,
-    ) -> Decision {
-        match self.ipvs.packet_out(now, &seg) {
+    /// A packet for somebody else at IPVS.
+    #[inline]
+    fn ipvs_outward(&mut self, way: &mut Passage, rng: &mut impl Rng) -> Fate {
+        match self.ipvs.packet_out(way.now, &way.seg) {
             Outward::Translate { entry, virt, nfct } => {
-                self.translate(now, seg, ct, (entry, virt, nfct), rng)
+                self.translate(way, (entry, virt, nfct), rng)
             }
             Outward::Pass => {
-                let (policy, rule) = (self.null_binding(), Rule::Ipvs(ipvs::Rule::NoEntryOutward));
-                self.postroute(now, seg, ct, policy, rule, None, rng)
+                way.rule = Rule::Ipvs(ipvs::Rule::NoEntryOutward);
+                self.postroute(way, Mapping::Null, rng)
             }
         }
     }
 
     /// A real server's packet of an entry gets the virtual address as its source (`handle_response`).
+    #[inline]
     fn translate(
         &mut self,
-        now: Instant,
-        mut seg: Segment,
-        ct: Option<CtRef>,
+        way: &mut Passage,
         (entry, virt, nfct): (EntryId, Endpoint, bool),
         rng: &mut impl Rng,
-    ) -> Decision {
-        let ct = self.keep_or_untrack(ct, nfct);
-        if let Some(ct) = ct {
+    ) -> Fate {
+        self.keep_or_untrack(way, nfct);
+        if let Some(ct) = way.ct {
             self.ct.alter_reply_destination(ct, virt);
         }
-        seg.tuple.src = virt;
-        let (policy, rule) = (self.null_binding(), Rule::Ipvs(ipvs::Rule::Translated));
-        self.postroute(now, seg, ct, policy, rule, Some(entry), rng)
+        way.seg.tuple.src = virt;
+        (way.rule, way.entry) = (Rule::Ipvs(ipvs::Rule::Translated), Some(entry));
+        self.postroute(way, Mapping::Null, rng)
     }
 
     const fn null_binding(&self) -> SourceNat {
@@ -462,140 +510,107 @@ impl Node {
     }
 
     /// Entries made with vs.conntrack=0 strip their packets of conntrack.
-    fn keep_or_untrack(&mut self, ct: Option<CtRef>, nfct: bool) -> Option<CtRef> {
+    #[inline]
+    fn keep_or_untrack(&mut self, way: &mut Passage, nfct: bool) {
         if !nfct {
-            self.release(ct);
-            return None;
+            self.release(way);
         }
-        ct
     }
 
-    fn release(&mut self, ct: Option<CtRef>) {
-        if let Some(ct) = ct {
+    /// The packet loses its conntrack entry, which is freed if this was its first packet.
+    fn release(&mut self, way: &mut Passage) {
+        if let Some(ct) = way.ct.take() {
             self.ct.release(ct);
         }
     }
 
-    fn drop(&mut self, ct: Option<CtRef>, verdict: Verdict, rule: Rule) -> Decision {
-        self.release(ct);
-        Decision {
-            verdict,
-            rule,
-            ct: None,
-            entry: None,
-        }
+    /// The packet's way ends here.
+    fn end(&mut self, way: &mut Passage, fate: Fate, rule: Rule) -> Fate {
+        self.release(way);
+        way.rule = rule;
+        fate
     }
 
     /// POST_ROUTING: source NAT, then confirmation.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the last hook needs what all the others found"
-    )]
-    fn postroute(
-        &mut self,
-        now: Instant,
-        mut seg: Segment,
-        ct: Option<CtRef>,
-        policy: SourceNat,
-        rule: Rule,
-        entry: Option<EntryId>,
-        rng: &mut impl Rng,
-    ) -> Decision {
-        let jiffies = self.config.clock.jiffies(now);
-        if let Some(ct) = ct {
-            if let (Some(src), _) = self.ct.source_nat(jiffies, ct, policy, rng) {
-                seg.tuple.src = src;
-            }
-            if let Err(reason) = self.ct.confirm(jiffies, ct) {
-                return self.drop(None, Verdict::Drop, Rule::Conntrack(reason));
-            }
-        }
-        Decision {
-            verdict: Verdict::Forward(seg),
-            rule,
-            ct: None,
-            entry,
+    #[inline]
+    fn postroute(&mut self, way: &mut Passage, mapping: Mapping, rng: &mut impl Rng) -> Fate {
+        match self.finish(way, mapping, rng) {
+            Ok(_) => Fate::Leaves,
+            Err(clash) => clash,
         }
     }
 
-    /// LOCAL_IN without a taker: conntrack confirms, TCP answers RST. The RST passes conntrack on its way out.
-    fn deliver(
+    /// The last hooks, on the way out and on the way in: source NAT, then confirmation. The source that NAT gave, if any.
+    #[inline]
+    fn finish(
         &mut self,
-        now: Instant,
-        mut seg: Segment,
-        ct: Option<CtRef>,
-        rule: Rule,
+        way: &mut Passage,
+        mapping: Mapping,
         rng: &mut impl Rng,
-    ) -> Decision {
-        let jiffies = self.config.clock.jiffies(now);
-        let mut to_itself = false;
-        if let Some(ct) = ct {
-            // Source NAT is looked at on the way in, too: the local stack sees, and answers, the source that an entry
-            // maps to. A masqueraded client is the node itself then, and the answer does not leave it.
-            let policy = self.null_binding();
-            if let (Some(src), _) = self.ct.source_nat(jiffies, ct, policy, rng) {
-                seg.tuple.src = src;
-                to_itself = self.is_local(src.ip);
+    ) -> Result<Option<Endpoint>, Fate> {
+        let Some(ct) = way.ct else { return Ok(None) };
+        let tick = way.now.tick;
+        let policy = match mapping {
+            // An entry keeps what its first packet was given: nothing need be looked up for the others.
+            Mapping::Balanced if !self.ct.is_confirmed(ct) => {
+                self.sources.of(&way.seg, self.config.source_nat)
             }
-            if let Err(reason) = self.ct.confirm(jiffies, ct) {
-                return self.drop(None, Verdict::Drop, Rule::Conntrack(reason));
-            }
+            _ => self.null_binding(),
+        };
+        let (source, _) = self.ct.source_nat(tick, ct, policy, rng);
+        if let Some(source) = source {
+            way.seg.tuple.src = source;
         }
-        if seg.tuple.proto == Proto::Udp {
-            let verdict = match to_itself {
-                true => Verdict::Local { answer: None },
-                false => Verdict::Reject(IcmpKind::PortUnreachable),
-            };
-            return Decision {
-                verdict,
-                rule,
-                ct: None,
-                entry: None,
+        if let Err(reason) = self.ct.confirm(tick, ct) {
+            (way.ct, way.entry, way.rule) = (None, None, Rule::Conntrack(reason));
+            return Err(Fate::Dropped);
+        }
+        Ok(source)
+    }
+
+    /// LOCAL_IN without a taker: conntrack confirms, TCP answers RST. The RST passes conntrack on its way out.
+    #[inline(never)]
+    fn deliver(&mut self, way: &mut Passage, rng: &mut impl Rng) -> Fate {
+        // Source NAT is looked at on the way in, too: the local stack sees, and answers, the source that an entry
+        // maps to. A masqueraded client is the node itself then, and the answer does not leave it.
+        let to_itself = match self.finish(way, Mapping::Null, rng) {
+            Ok(source) => source.is_some_and(|source| self.is_local(source.ip)),
+            Err(clash) => return clash,
+        };
+        if way.seg.tuple.proto == Proto::Udp {
+            return match to_itself {
+                true => Fate::Delivered,
+                false => Fate::Rejected(IcmpKind::PortUnreachable),
             };
         }
-        let mut answer = reset_for(&seg);
+        let mut answer = reset_for(&way.seg);
         if let (Some(rst), true) = (&answer, self.config.tracking) {
-            match self.ct.incoming(jiffies, rst, &self.config.sysctls.ct) {
+            let tick = way.now.tick;
+            match self.ct.incoming(tick, rst, &self.config.sysctls.ct) {
                 Incoming::Tracked(ct, _) => {
                     // A clash drops the entry, not the answer: nothing else can own the tuple of our own RST.
-                    let _ = self.ct.confirm(jiffies, ct);
+                    let _ = self.ct.confirm(tick, ct);
                 }
                 Incoming::Untracked(_) => {}
                 // A full table drops the node's own packets too (`nf_conntrack_in`).
                 Incoming::Dropped(_) => answer = None,
             }
         }
-        let answer = answer.filter(|_| !to_itself);
-        Decision {
-            verdict: Verdict::Local { answer },
-            rule,
-            ct: None,
-            entry: None,
-        }
+        way.answer = answer.filter(|_| !to_itself);
+        Fate::Delivered
     }
 
     /// What PRE_ROUTING has not delivered locally is routed and leaves.
-    fn route(
-        &mut self,
-        now: Instant,
-        seg: Segment,
-        ct: Option<CtRef>,
-        rule: Rule,
-        rng: &mut impl Rng,
-    ) -> Decision {
-        if !self.has_route(seg.tuple.dst.ip) {
-            return self.drop(
-                ct,
-                Verdict::Reject(IcmpKind::HostUnreachable),
-                Rule::NoRoute,
-            );
+    fn route(&mut self, way: &mut Passage, rng: &mut impl Rng) -> Fate {
+        if !self.has_route(way.seg.tuple.dst.ip) {
+            let refused = Fate::Rejected(IcmpKind::HostUnreachable);
+            return self.end(way, refused, Rule::NoRoute);
         }
-        let policy = if rule == Rule::Plain {
-            self.null_binding()
-        } else {
-            self.sources.of(&seg, self.config.source_nat)
+        let mapping = match way.rule {
+            Rule::Plain => Mapping::Null,
+            _ => Mapping::Balanced,
         };
-        self.postroute(now, seg, ct, policy, rule, None, rng)
+        self.postroute(way, mapping, rng)
     }
 
     /// The real server that a client's tuple is bound to now, for display.

@@ -138,6 +138,15 @@ impl Add<u64> for Jiffies {
     }
 }
 
+/// A moment with the node's tick at it, which is computed once for a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The moment.
+    pub at: Instant,
+    /// What the counter shows then.
+    pub tick: Jiffies,
+}
+
 /// How a kernel's timers round the moment at which they fire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimerEra {
@@ -203,6 +212,15 @@ impl Clock {
         Jiffies(self.base + ticks + (rest >= self.ns_per_tick) as u64)
     }
 
+    /// A moment with its tick.
+    #[inline]
+    pub const fn moment(&self, at: Instant) -> Moment {
+        Moment {
+            at,
+            tick: self.jiffies(at),
+        }
+    }
+
     /// The first moment at which the counter shows `tick`; the start of the run for ticks before it.
     pub const fn instant(&self, tick: Jiffies) -> Instant {
         Instant(
@@ -213,11 +231,13 @@ impl Clock {
     }
 
     /// `secs` seconds in ticks.
+    #[inline]
     pub const fn ticks(&self, secs: u64) -> u64 {
         secs * self.hz as u64
     }
 
     /// Arms a timer at `now` for `ticks` later: the deadline the kernel stores, as its listings show it.
+    #[inline]
     pub const fn deadline(&self, now: Jiffies, ticks: u64) -> Jiffies {
         let exact = now.0 + ticks;
         match self.era {
@@ -241,6 +261,7 @@ impl Clock {
     ///
     /// Level n of the wheel takes delays of at least 63 * 8^(n-1) ticks and has a granularity of 8^n ticks;
     /// the deadline is rounded up past the next boundary, so a timer never fires early.
+    #[inline]
     pub const fn fires(&self, expires: Jiffies, ticks: u64) -> Jiffies {
         match self.era {
             TimerEra::Slack => expires,
@@ -252,6 +273,7 @@ impl Clock {
     }
 
     /// The largest delay past its deadline, in ticks, of a timer armed for `ticks`.
+    #[inline]
     pub const fn lateness_max(&self, ticks: u64) -> u64 {
         match self.era {
             TimerEra::Slack => 0,

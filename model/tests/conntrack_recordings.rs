@@ -144,7 +144,7 @@ impl<'a> Node<'a> {
             }
         } else if is_service(left.tuple.src) {
             self.pass((at, seg), left, |table, ct| {
-                let virtual_service = table.entry(ct.slot).orig.dst;
+                let virtual_service = table.entry(ct.slot).orig().dst;
                 // The port on the wire may be NAT's choice; IPVS's own is that of the service.
                 let to = if is_service(virtual_service) {
                     virtual_service

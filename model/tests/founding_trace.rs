@@ -146,8 +146,8 @@ fn one_entry_each_before_and_after() {
             let entries: Vec<_> = lab.node.ct.iter().map(|(_, entry)| *entry).collect();
             assert_eq!(entries.len(), 1, "{release}");
             assert_ne!(entries[0].serial, old, "{release}: not the old one");
-            assert_eq!(entries[0].reply.src, at(A), "{release}");
-            assert_eq!(entries[0].reply.dst, flow.client, "{release}");
+            assert_eq!(entries[0].reply().src, at(A), "{release}");
+            assert_eq!(entries[0].reply().dst, flow.client, "{release}");
         }
     }
 }

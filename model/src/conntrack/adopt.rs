@@ -4,7 +4,7 @@
 //! (the original side is taken), the last segment before a reset.
 
 use super::Conntrack;
-use super::entry::{CtEntry, L4, Seen, Status, TcpState};
+use super::entry::{CtEntry, Seen, Status, TcpState};
 use super::table::CtState;
 use crate::segment::{Proto, Tuple};
 use crate::time::Jiffies;
@@ -49,28 +49,15 @@ impl Conntrack {
             }
         }
         self.serial = self.serial.wrapping_add(1);
-        let entry = CtEntry {
-            orig: listed.orig,
-            reply: listed.reply,
-            status,
-            serial: self.serial,
-            deadline: now + listed.left_ticks,
-            l4: match listed.orig.proto {
-                Proto::Tcp => L4::Tcp(tcp_of(listed.state)),
-                Proto::Udp => L4::Udp { stream_from: now },
-            },
-        };
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.entries[slot as usize] = entry;
-                slot
-            }
-            None => {
-                self.entries.push(entry);
-                (self.entries.len() - 1) as u32
-            }
-        };
-        self.link(slot);
+        let tuples = (listed.orig, listed.reply);
+        let mut entry = CtEntry::new(tuples, status, self.serial, now);
+        entry.deadline = now + listed.left_ticks;
+        if listed.orig.proto == Proto::Tcp {
+            entry.set_tcp(&tcp_of(listed.state));
+        }
+        let slot = self.take_slot(entry);
+        let chain = self.chain_of(&listed.orig, &listed.reply);
+        self.link(slot, chain);
     }
 }
 

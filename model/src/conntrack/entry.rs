@@ -4,7 +4,8 @@
 //! Leaves out: marks, labels, helpers, accounting, zones, offload.
 
 use super::table::{CtState, FlagClass};
-use crate::segment::Tuple;
+use crate::index::NONE;
+use crate::segment::{Endpoint, Proto, Tuple};
 use crate::time::Jiffies;
 
 /// Whose packet it is: that of the side that began, or of the other.
@@ -55,6 +56,16 @@ impl Status {
     /// Whether all bits of `other` are set.
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// Whether any bit of `other` is set.
+    pub const fn has_any(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Both sets together.
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     /// Sets the bits of `other`.
@@ -144,55 +155,254 @@ impl TcpState {
     }
 }
 
-/// What is known of the transport.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum L4 {
-    /// TCP.
-    Tcp(TcpState),
-    /// UDP: from when on the conversation is a stream.
-    Udp {
-        /// Two seconds after the first datagram.
-        stream_from: Jiffies,
-    },
-}
-
-/// One entry of the conntrack table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One entry of the conntrack table, as compact as its rules allow: a table of 28,232 takes 2.7 MB.
+///
+/// The transport's record is kept in pieces without gaps; the rules get it whole ([`CtEntry::tcp`]).
+#[derive(Clone, Copy, Debug)]
 pub struct CtEntry {
-    /// Tuple of the original direction; never altered.
-    pub orig: Tuple,
-    /// Tuple by which packets of the other side are recognised.
-    pub reply: Tuple,
-    /// Status bits.
-    pub status: Status,
-    /// Number of the entry since the table was made; tells a slot's tenants apart.
-    pub serial: u32,
     /// Once confirmed: the tick from which on the entry counts as gone. Before: its lifetime in ticks.
     pub deadline: Jiffies,
-    /// Transport.
-    pub l4: L4,
+    /// Number of the entry since the table was made; tells a slot's tenants apart.
+    pub serial: u32,
+    /// The entry that follows in the chain of the same client port.
+    pub(super) next: u32,
+    /// Of TCP `Seen::end`; of UDP both halves of the tick from which on the conversation is a stream.
+    end: [u32; 2],
+    max_end: [u32; 2],
+    max_window: [u32; 2],
+    max_ack: [u32; 2],
+    last_seq: u32,
+    last_ack: u32,
+    last_end: u32,
+    /// Source and destination of the original direction, then of the reply.
+    ends: [Endpoint; 4],
+    last_window: u16,
+    /// Status bits.
+    pub status: Status,
+    /// Window scales, four bits each: the original side's, the reply's.
+    scales: u8,
+    seen_flags: [u8; 2],
+    last_flags: u8,
+    retrans: u8,
+    /// State in bits 0 to 3, class of the last noted segment in bits 4 to 6, its direction in bit 7.
+    phase: u8,
+    /// Window scale of the last ignored SYN in bits 0 to 3; [`UDP`] and [`CHAINED`].
+    rest: u8,
 }
 
-const _: () = assert!(size_of::<CtEntry>() == 112);
+const _: () = assert!(size_of::<CtEntry>() <= 96);
+
+/// The entry is one of UDP.
+const UDP: u8 = 1 << 4;
+/// Both tuples stand in the chain of a client port, and not in the hash.
+const CHAINED: u8 = 1 << 5;
+const SCALE: u8 = 0x0f;
+
+/// The states by their four bits.
+const STATES: [CtState; 16] = {
+    let mut states = [CtState::None; 16];
+    let mut at = 0;
+    while at < CtState::ALL.len() {
+        states[CtState::ALL[at] as usize] = CtState::ALL[at];
+        at += 1;
+    }
+    states
+};
+
+/// The classes by their three bits.
+const CLASSES: [FlagClass; 8] = {
+    let mut classes = [FlagClass::None; 8];
+    let mut at = 0;
+    while at < FlagClass::ALL.len() {
+        classes[FlagClass::ALL[at] as usize] = FlagClass::ALL[at];
+        at += 1;
+    }
+    classes
+};
 
 impl CtEntry {
-    /// The tuple of a direction.
-    pub const fn tuple(&self, dir: Dir) -> &Tuple {
-        match dir {
-            Dir::Original => &self.orig,
-            Dir::Reply => &self.reply,
+    /// An unconfirmed entry, and for UDP from when on its conversation is a stream.
+    pub(super) fn new(
+        (orig, reply): (Tuple, Tuple),
+        status: Status,
+        serial: u32,
+        stream_from: Jiffies,
+    ) -> Self {
+        let (end, rest) = match orig.proto {
+            Proto::Tcp => ([0; 2], 0),
+            Proto::Udp => ([stream_from.0 as u32, (stream_from.0 >> 32) as u32], UDP),
+        };
+        Self {
+            deadline: Jiffies(0),
+            serial,
+            next: NONE,
+            end,
+            max_end: [0; 2],
+            max_window: [0; 2],
+            max_ack: [0; 2],
+            last_seq: 0,
+            last_ack: 0,
+            last_end: 0,
+            ends: [orig.src, orig.dst, reply.src, reply.dst],
+            last_window: 0,
+            status,
+            scales: 0,
+            seen_flags: [0; 2],
+            last_flags: 0,
+            retrans: 0,
+            phase: (FlagClass::None as u8) << 4,
+            rest,
         }
+    }
+
+    /// Transport protocol.
+    #[inline]
+    pub const fn proto(&self) -> Proto {
+        if self.rest & UDP == 0 {
+            Proto::Tcp
+        } else {
+            Proto::Udp
+        }
+    }
+
+    /// Tuple of the original direction; never altered.
+    #[inline]
+    pub const fn orig(&self) -> Tuple {
+        self.tuple(Dir::Original)
+    }
+
+    /// Tuple by which packets of the other side are recognised.
+    #[inline]
+    pub const fn reply(&self) -> Tuple {
+        self.tuple(Dir::Reply)
+    }
+
+    /// The tuple of a direction.
+    #[inline]
+    pub const fn tuple(&self, dir: Dir) -> Tuple {
+        let first = 2 * dir as usize;
+        Tuple {
+            proto: self.proto(),
+            src: self.ends[first],
+            dst: self.ends[first + 1],
+        }
+    }
+
+    /// Whose tuple this is, if it is the entry's.
+    #[inline]
+    pub(super) fn direction_of(&self, tuple: &Tuple) -> Option<Dir> {
+        let [from, to, back, home] = &self.ends;
+        if (from, to) == (&tuple.src, &tuple.dst) && self.proto() == tuple.proto {
+            Some(Dir::Original)
+        } else if (back, home) == (&tuple.src, &tuple.dst) && self.proto() == tuple.proto {
+            Some(Dir::Reply)
+        } else {
+            None
+        }
+    }
+
+    /// Replies will come from there.
+    pub(super) const fn set_reply_source(&mut self, from: Endpoint) {
+        self.ends[2] = from;
+    }
+
+    /// Replies will go there.
+    pub(super) const fn set_reply_destination(&mut self, to: Endpoint) {
+        self.ends[3] = to;
+    }
+
+    /// Whether both tuples stand in the chain of a client port.
+    #[inline]
+    pub(super) const fn is_chained(&self) -> bool {
+        self.rest & CHAINED != 0
+    }
+
+    pub(super) const fn set_chained(&mut self, chained: bool) {
+        self.rest = if chained {
+            self.rest | CHAINED
+        } else {
+            self.rest & !CHAINED
+        };
     }
 
     /// The TCP state; `None` for UDP.
-    pub const fn tcp(&self) -> Option<&TcpState> {
-        match &self.l4 {
-            L4::Tcp(tcp) => Some(tcp),
-            L4::Udp { .. } => None,
+    #[inline]
+    pub const fn tcp(&self) -> Option<TcpState> {
+        if self.rest & UDP != 0 {
+            return None;
+        }
+        Some(self.record())
+    }
+
+    /// The record of TCP; nonsense for UDP.
+    #[inline]
+    pub(super) const fn record(&self) -> TcpState {
+        TcpState {
+            seen: [self.seen(0), self.seen(1)],
+            last_seq: self.last_seq,
+            last_ack: self.last_ack,
+            last_end: self.last_end,
+            last_window: self.last_window,
+            state: STATES[(self.phase & 0x0f) as usize],
+            last_dir: if self.phase & 0x80 == 0 {
+                Dir::Original
+            } else {
+                Dir::Reply
+            },
+            last_class: CLASSES[(self.phase >> 4 & 7) as usize],
+            retrans: self.retrans,
+            last_scale: self.rest & SCALE,
+            last_flags: self.last_flags,
         }
     }
 
+    #[inline]
+    const fn seen(&self, side: usize) -> Seen {
+        Seen {
+            end: self.end[side],
+            max_end: self.max_end[side],
+            max_window: self.max_window[side],
+            max_ack: self.max_ack[side],
+            scale: self.scales >> (4 * side) & SCALE,
+            flags: self.seen_flags[side],
+        }
+    }
+
+    /// Keeps a record of TCP.
+    #[inline]
+    pub(super) const fn set_tcp(&mut self, tcp: &TcpState) {
+        let [original, reply] = &tcp.seen;
+        self.end = [original.end, reply.end];
+        self.max_end = [original.max_end, reply.max_end];
+        self.max_window = [original.max_window, reply.max_window];
+        self.max_ack = [original.max_ack, reply.max_ack];
+        self.scales = original.scale | reply.scale << 4;
+        self.seen_flags = [original.flags, reply.flags];
+        self.last_seq = tcp.last_seq;
+        self.last_ack = tcp.last_ack;
+        self.last_end = tcp.last_end;
+        self.last_window = tcp.last_window;
+        self.phase = tcp.state as u8 | (tcp.last_class as u8) << 4 | (tcp.last_dir as u8) << 7;
+        self.retrans = tcp.retrans;
+        self.rest = self.rest & !SCALE | tcp.last_scale;
+        self.last_flags = tcp.last_flags;
+    }
+
+    /// The state of TCP alone.
+    pub(super) const fn tcp_state(&self) -> Option<CtState> {
+        if self.rest & UDP != 0 {
+            return None;
+        }
+        Some(STATES[(self.phase & 0x0f) as usize])
+    }
+
+    /// Of UDP: from when on the conversation is a stream, two seconds after the first datagram.
+    pub(super) const fn stream_from(&self) -> Jiffies {
+        Jiffies(self.end[0] as u64 | (self.end[1] as u64) << 32)
+    }
+
     /// Whether the entry counts as gone (`nf_ct_is_expired`). Only for confirmed entries.
+    #[inline]
     pub const fn is_expired(&self, now: Jiffies) -> bool {
         self.deadline.0 <= now.0
     }

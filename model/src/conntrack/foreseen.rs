@@ -3,7 +3,7 @@
 //! Nothing is decided here. The record that a connection alike came to is moved to this one's sequence numbers:
 //! every rule of the window check looks at differences of them only.
 
-use super::entry::{Dir, L4, Seen, Status, TcpState};
+use super::entry::{Dir, Seen, Status, TcpState};
 use super::table::FlagClass;
 use super::{Conntrack, CtEntry, CtRef};
 use crate::segment::{Endpoint, Tuple};
@@ -74,7 +74,7 @@ impl Conntrack {
             && !status.has(Status::SEEN_REPLY)
             && !status.has(Status::SRC_NAT)
             && !status.has(Status::DST_NAT);
-        (fresh && entry.orig == *tuple).then_some(self.latest)
+        (fresh && entry.orig() == *tuple).then_some(self.latest)
     }
 
     /// Makes the entry of a connection that no table knows, from its first SYN at `now`, whose answers come from `to`, as the
@@ -110,7 +110,7 @@ impl Conntrack {
     /// Leaves an entry as the packets to come will leave it, the last of them at `last`.
     pub fn foresee(&mut self, slot: u32, foreseen: &Foreseen, isns: [u32; 2], last: Jiffies) {
         let entry = &mut self.entries[slot as usize];
-        entry.l4 = L4::Tcp(foreseen.tcp.moved(isns));
+        entry.set_tcp(&foreseen.tcp.moved(isns));
         entry.status = foreseen.status;
         entry.deadline = last + foreseen.ticks;
     }

@@ -46,10 +46,7 @@ impl Collector {
 
 /// Whether a scan above 95 % may take an entry (`gc_worker_can_early_drop`).
 fn can_early_drop(entry: &CtEntry) -> bool {
-    !entry.status.has(Status::ASSURED)
-        || entry
-            .tcp()
-            .is_some_and(|tcp| CtState::is_closing(tcp.state))
+    !entry.status.has(Status::ASSURED) || entry.tcp_state().is_some_and(CtState::is_closing)
 }
 
 impl Conntrack {
@@ -62,6 +59,7 @@ impl Conntrack {
     }
 
     #[cold]
+    #[inline(never)]
     fn run_scans(&mut self, now: Jiffies, sysctls: &CtSysctls) {
         while self.collector.next_run <= now {
             let at = self.collector.next_run;
@@ -165,6 +163,8 @@ impl Conntrack {
     }
 
     /// Makes room in a full table at the cost of entries that are not assured; false if none was met.
+    #[cold]
+    #[inline(never)]
     pub(super) fn early_drop(&mut self, now: Jiffies, tuple: &Tuple, sysctls: &CtSysctls) -> bool {
         if let Some(foretold) = &mut self.collector.foretold {
             let victims = core::mem::take(foretold);

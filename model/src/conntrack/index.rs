@@ -1,4 +1,5 @@
-//! From a tuple to the entries that own it: a hash table that nothing iterates.
+//! From a tuple to the entries that own it, where arrays of client ports do not tell: a hash table that nothing
+//! iterates.
 //!
 //! A key is a slot and a direction in one word. The tuples themselves stay in the entries; callers hand in how
 //! to find them.
@@ -49,6 +50,12 @@ impl TupleIndex {
                 Dir::Reply
             },
         }
+    }
+
+    /// Whether there is no word.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.words.is_empty()
     }
 
     /// A word with this hash that `is_it` accepts.

@@ -28,7 +28,7 @@ impl Conntrack {
             .map(|(_, entry)| entry)
             .filter(|entry| entry.status.has(Status::CONFIRMED) && !entry.is_expired(now))
             .collect();
-        entries.sort_by_key(|entry| entry.orig);
+        entries.sort_by_key(|entry| entry.orig());
         let hz = u64::from(self.clock.hz());
         entries
             .into_iter()
@@ -39,7 +39,7 @@ impl Conntrack {
 
 fn line(entry: &CtEntry, secs: u64, style: ListingStyle) -> String {
     let mut out = String::with_capacity(192);
-    let (name, number) = match entry.orig.proto {
+    let (name, number) = match entry.proto() {
         Proto::Tcp => ("tcp", 6),
         Proto::Udp => ("udp", 17),
     };
@@ -59,8 +59,8 @@ fn line(entry: &CtEntry, secs: u64, style: ListingStyle) -> String {
         out,
         "{:<8} 2 {name:<8} {number} {secs} {state}{}{unreplied}{}{assured}{build}use=2",
         "ipv4",
-        tuple_text(&entry.orig),
-        tuple_text(&entry.reply),
+        tuple_text(&entry.orig()),
+        tuple_text(&entry.reply()),
     )
     .expect("writing to a string cannot fail");
     out

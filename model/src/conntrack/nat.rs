@@ -41,6 +41,7 @@ impl Conntrack {
     ///
     /// `None` leaves the packet's source as it is: NAT did not touch it (IPVS may have). The choice stands for
     /// the life of the entry. Random numbers are drawn from `rng` only if a port has to be searched.
+    #[inline]
     pub fn source_nat(
         &mut self,
         now: Jiffies,
@@ -48,11 +49,11 @@ impl Conntrack {
         policy: SourceNat,
         rng: &mut impl Rng,
     ) -> (Option<Endpoint>, CtRule) {
+        const SETTLED: Status = Status::SEEN_REPLY
+            .with(Status::SRC_NAT_DONE)
+            .with(Status::CONFIRMED);
         let status = self.entry(ct.slot).status;
-        let first = ct.dir == Dir::Original
-            && !status.has(Status::SEEN_REPLY)
-            && !status.has(Status::SRC_NAT_DONE)
-            && !status.has(Status::CONFIRMED);
+        let first = ct.dir == Dir::Original && !status.has_any(SETTLED);
         let rule = match (first, policy) {
             (false, _) | (_, SourceNat::Inactive) => CtRule::NatEstablished,
             (true, _) => self.map_source(now, ct.slot, policy, rng),
@@ -70,35 +71,38 @@ impl Conntrack {
             return;
         }
         if let Some(backend) = backend
-            && entry.reply.src != backend
+            && entry.reply().src != backend
         {
-            entry.reply.src = backend;
+            entry.set_reply_source(backend);
             entry.status.set(Status::DST_NAT);
         }
         entry.status.set(Status::DST_NAT_DONE);
     }
 
     /// The destination that NAT gives a packet at PRE_ROUTING; `None` if it keeps its own.
+    #[inline]
     pub fn pre_routing_destination(&self, ct: CtRef) -> Option<Endpoint> {
         let entry = self.entry(ct.slot);
         match ct.dir {
-            Dir::Original if entry.status.has(Status::DST_NAT) => Some(entry.reply.src),
-            Dir::Reply if entry.status.has(Status::SRC_NAT) => Some(entry.orig.src),
+            Dir::Original if entry.status.has(Status::DST_NAT) => Some(entry.reply().src),
+            Dir::Reply if entry.status.has(Status::SRC_NAT) => Some(entry.orig().src),
             _ => None,
         }
     }
 
     /// The source that NAT gives a packet at POST_ROUTING; `None` if it keeps its own.
+    #[inline]
     pub fn post_routing_source(&self, ct: CtRef) -> Option<Endpoint> {
         let entry = self.entry(ct.slot);
         match ct.dir {
-            Dir::Original if entry.status.has(Status::SRC_NAT) => Some(entry.reply.dst),
-            Dir::Reply if entry.status.has(Status::DST_NAT) => Some(entry.orig.dst),
+            Dir::Original if entry.status.has(Status::SRC_NAT) => Some(entry.reply().dst),
+            Dir::Reply if entry.status.has(Status::DST_NAT) => Some(entry.orig().dst),
             _ => None,
         }
     }
 
     /// Chooses the mapping and writes it into the entry.
+    #[inline(never)]
     fn map_source(
         &mut self,
         now: Jiffies,
@@ -106,12 +110,13 @@ impl Conntrack {
         policy: SourceNat,
         rng: &mut impl Rng,
     ) -> CtRule {
-        let current = self.entry(slot).reply.reversed();
+        let current = self.entry(slot).reply().reversed();
         let (chosen, rule) = self.unique_tuple(now, slot, current, policy, rng);
         let masquerades = matches!(policy, SourceNat::Masquerade { .. });
         let entry = &mut self.entries[slot as usize];
         if chosen != current {
-            entry.reply = chosen.reversed();
+            entry.set_reply_source(chosen.dst);
+            entry.set_reply_destination(chosen.src);
             entry.status.set(Status::SRC_NAT);
         }
         entry.status.set(Status::SRC_NAT_DONE);
@@ -264,7 +269,7 @@ impl Conntrack {
     /// original tuple does not count.
     fn is_taken(&mut self, now: Jiffies, slot: u32, tuple: &Tuple) -> bool {
         self.find(now, &tuple.reversed())
-            .is_some_and(|other| self.entry(other.slot).orig != self.entry(slot).orig)
+            .is_some_and(|other| self.entry(other.slot).orig() != self.entry(slot).orig())
     }
 
     /// The same for a tuple that NAT would leave alone (`nf_nat_used_tuple_new`): a datagram's collision with an
@@ -286,25 +291,25 @@ impl Conntrack {
             .or_else(|| self.find(now, &tuple.reversed()));
         let Some(other) = found else { return false };
         let other = self.entry(other.slot);
-        natted(other.status) || other.orig != ours.reply
+        natted(other.status) || other.orig() != ours.reply()
     }
 
     /// The mapping to `ip` that another flow of the same source has, the newest first (`find_appropriate_src`).
     fn mapping_of_source(&self, slot: u32, ip: Ipv4Addr) -> Option<Endpoint> {
-        let orig = self.entry(slot).reply.reversed();
+        let orig = self.entry(slot).reply().reversed();
         self.sources
             .candidates(index::hash_source(orig.proto, orig.src))
             .map(|word| self.entry(TupleIndex::reference(word).slot))
-            .filter(|entry| entry.orig.proto == orig.proto && entry.orig.src == orig.src)
-            .filter(|entry| entry.reply.dst.ip == ip)
+            .filter(|entry| entry.proto() == orig.proto && entry.orig().src == orig.src)
+            .filter(|entry| entry.reply().dst.ip == ip)
             .max_by_key(|entry| entry.serial)
-            .map(|entry| entry.reply.dst)
+            .map(|entry| entry.reply().dst)
     }
 
     fn remember_source(&mut self, slot: u32) {
         let entries = &self.entries;
         let hash_of = |word: u32| {
-            let orig = entries[TupleIndex::reference(word).slot as usize].orig;
+            let orig = entries[TupleIndex::reference(word).slot as usize].orig();
             index::hash_source(orig.proto, orig.src)
         };
         let word = source_word(slot);
@@ -313,7 +318,7 @@ impl Conntrack {
     }
 
     pub(super) fn forget_source(&mut self, slot: u32) {
-        let orig = self.entry(slot).orig;
+        let orig = self.entry(slot).orig();
         self.sources
             .remove(index::hash_source(orig.proto, orig.src), source_word(slot));
     }

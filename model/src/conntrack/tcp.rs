@@ -147,6 +147,7 @@ enum Step {
 /// Judges a segment that has an entry and updates the entry's record.
 ///
 /// `status` is the entry's; this sets ASSURED, and the caller sets SEEN_REPLY after an accepted reply.
+#[inline]
 pub fn tcp_packet(
     tcp: &mut TcpState,
     status: &mut Status,
@@ -388,6 +389,7 @@ fn out_of_window(
 }
 
 /// The lifetime after an accepted segment, in seconds.
+#[inline]
 fn lifetime(tcp: &TcpState, class: FlagClass, new: CtState, env: &TcpEnv<'_>) -> u32 {
     let sysctls = env.sysctls;
     let timeout = timeout_of(new, sysctls);
@@ -412,6 +414,7 @@ fn lifetime(tcp: &TcpState, class: FlagClass, new: CtState, env: &TcpEnv<'_>) ->
 }
 
 /// The end of an accepted segment: ASSURED, and how long the entry lives.
+#[inline]
 fn finish(
     tcp: &TcpState,
     status: &mut Status,

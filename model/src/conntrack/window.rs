@@ -36,6 +36,7 @@ struct Numbers {
 }
 
 /// Checks a segment and, if it fits, moves the windows.
+#[inline]
 pub(super) fn check(
     tcp: &mut TcpState,
     dir: Dir,
@@ -87,6 +88,7 @@ pub(super) fn check(
 }
 
 /// First segment of its side, or a newer SYN: takes its numbers. True if nothing remains to be checked.
+#[inline]
 fn begin(
     state: CtState,
     dir: Dir,
@@ -160,6 +162,7 @@ fn init_sender(
 }
 
 /// The four bounds: sequence numbers over and under, acknowledgements over and under.
+#[inline]
 fn fits(sender: &mut Seen, receiver: &Seen, n: &Numbers, env: &TcpEnv<'_>) -> Result<(), Window> {
     let lowest_end = sender.end.wrapping_sub(receiver.max_window).wrapping_sub(1);
     let above_lowest = seq_after(n.end, lowest_end);
@@ -204,6 +207,7 @@ fn fits(sender: &mut Seen, receiver: &Seen, n: &Numbers, env: &TcpEnv<'_>) -> Re
 }
 
 /// Moves both windows by a segment that fits.
+#[inline]
 fn advance(sender: &mut Seen, receiver: &mut Seen, n: &Numbers, seg: &Segment) {
     let window = if seg.flags.has(Flags::SYN) {
         n.window

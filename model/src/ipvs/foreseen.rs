@@ -43,7 +43,7 @@ impl Ipvs {
             if self.table.get(id).state != state {
                 self.set_state(id, state);
             }
-            self.table.arm(&self.clock, at, id);
+            self.table.arm(&self.clock, self.clock.moment(at), id);
         }
     }
 }

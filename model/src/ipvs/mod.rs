@@ -26,7 +26,7 @@ use core::net::Ipv4Addr;
 use crate::kernel::Behaviours;
 use crate::segment::{Proto, Tuple};
 use crate::sysctl::VsSysctls;
-use crate::time::{Clock, Instant, Jiffies};
+use crate::time::{Clock, Instant, Jiffies, Moment};
 
 pub use admin::{DestStats, Timeouts};
 pub use adopt::Listed;
@@ -115,28 +115,48 @@ impl Ipvs {
 
     /// The next moment at which [`Ipvs::advance`] may have something to do.
     pub fn next_timer(&self) -> Option<Instant> {
-        [self.table.next_timer(), self.trash_timer, self.flush_at]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|tick| self.clock.instant(tick))
+        let tick = self.due();
+        (tick != Jiffies::NEVER).then(|| self.clock.instant(tick))
+    }
+
+    /// The first tick with anything to do; [`Jiffies::NEVER`] if there is none.
+    #[inline]
+    fn due(&self) -> Jiffies {
+        let of = |timer: Option<Jiffies>| timer.unwrap_or(Jiffies::NEVER);
+        let first = self.table.next_timer();
+        first.min(of(self.trash_timer)).min(of(self.flush_at))
     }
 
     /// Runs the timers up to `now`. `drop_conntrack` is called with the tuple of each entry that goes and that
     /// had kept its conntrack: whichever conntrack entry owns that tuple is deleted (`ip_vs_conn_drop_conntrack`).
     pub fn advance(&mut self, now: Instant, drop_conntrack: &mut impl FnMut(Jiffies, &Tuple)) {
-        let until = self.clock.jiffies(now);
+        self.advance_to(self.clock.jiffies(now), drop_conntrack);
+    }
+
+    /// [`Ipvs::advance`], up to a tick.
+    #[inline]
+    pub(crate) fn advance_to(
+        &mut self,
+        until: Jiffies,
+        drop_conntrack: &mut impl FnMut(Jiffies, &Tuple),
+    ) {
+        if self.due() <= until {
+            self.run_timers(until, drop_conntrack);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn run_timers(&mut self, until: Jiffies, drop_conntrack: &mut impl FnMut(Jiffies, &Tuple)) {
         loop {
-            let table = self.table.next_timer().filter(|tick| *tick <= until);
-            let trash = self.trash_timer.filter(|tick| *tick <= until);
-            let flush = self.flush_at.filter(|tick| *tick <= until);
-            let Some(first) = [table, trash, flush].into_iter().flatten().min() else {
+            let first = self.due();
+            if first > until {
                 return;
-            };
-            if flush == Some(first) {
+            }
+            if self.flush_at == Some(first) {
                 self.flush_at = None;
                 self.flush_deleted(first, drop_conntrack);
-            } else if trash == Some(first) {
+            } else if self.trash_timer == Some(first) {
                 let keep = self.clock.ticks(TRASH_PERIOD_S);
                 let any_left = self.dests.sweep(first, keep);
                 self.trash_timer = any_left.then(|| self.trash_tick(first));
@@ -163,7 +183,11 @@ impl Ipvs {
         if self.table.get(id).n_control > 0 {
             // It controls others: sixty more seconds, and for a template every time from now on (facts 4.3).
             self.table.get_mut(id).timeout = self.clock.ticks(60) as u32;
-            self.table.arm(&self.clock, self.clock.instant(now), id);
+            let now = Moment {
+                at: self.clock.instant(now),
+                tick: now,
+            };
+            self.table.arm(&self.clock, now, id);
             return;
         }
         self.destroy(now, id, drop_conntrack);
@@ -213,28 +237,33 @@ impl Ipvs {
         }
     }
 
+    #[inline]
     fn set_state(&mut self, id: EntryId, next: State) {
-        let entry = self.table.get_mut(id);
-        if next != entry.state {
-            let was_inactive = entry.flags & table::INACTIVE != 0;
-            let dest = self.dests.get_mut(entry.dest);
-            let active = next.is_active(self.kernel);
-            if was_inactive && active {
-                entry.flags &= !table::INACTIVE;
-                dest.active += 1;
-                dest.inactive -= 1;
-            } else if !was_inactive && !active {
-                entry.flags |= table::INACTIVE;
-                dest.active -= 1;
-                dest.inactive += 1;
-            }
-            if next == State::Es {
-                self.assure_template(id);
-            }
+        if next != self.table.get(id).state {
+            self.change_state(id, next);
         }
+        self.table.get_mut(id).timeout = self.timeouts.ticks(&self.clock, next);
+    }
+
+    /// Another state, with what that means to the counters of the destination, and to the template.
+    fn change_state(&mut self, id: EntryId, next: State) {
         let entry = self.table.get_mut(id);
         entry.state = next;
-        entry.timeout = self.timeouts.ticks(&self.clock, next);
+        let was_inactive = entry.flags & table::INACTIVE != 0;
+        let dest = self.dests.get_mut(entry.dest);
+        let active = next.is_active(self.kernel);
+        if was_inactive && active {
+            entry.flags &= !table::INACTIVE;
+            dest.active += 1;
+            dest.inactive -= 1;
+        } else if !was_inactive && !active {
+            entry.flags |= table::INACTIVE;
+            dest.active -= 1;
+            dest.inactive += 1;
+        }
+        if next == State::Es {
+            self.assure_template(id);
+        }
     }
 
     fn assure_template(&mut self, id: EntryId) {

@@ -8,7 +8,7 @@ use super::table::{self, EntryId};
 use crate::index::NONE;
 use crate::kernel::Gate;
 use crate::segment::{Endpoint, Flags, Proto, Segment};
-use crate::time::Instant;
+use crate::time::Moment;
 
 /// The rule that decided on a packet at IPVS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -168,7 +168,7 @@ enum Choice {
 
 impl Ipvs {
     /// A packet on its way in. `ct`: what conntrack attached to it. Call [`Ipvs::advance`] first.
-    pub fn packet_in(&mut self, now: Instant, seg: &Segment, ct: CtSeen) -> Inward {
+    pub fn packet_in(&mut self, now: Moment, seg: &Segment, ct: CtSeen) -> Inward {
         if !self.hooked {
             return Inward::Pass(Rule::NoService);
         }
@@ -216,6 +216,7 @@ impl Ipvs {
         self.schedule(now, seg, syn, rescheduled)
     }
 
+    #[inline]
     fn decide(&self, id: EntryId, syn: bool, ct: CtSeen) -> Reuse {
         let entry = self.table.get(id);
         let dest = self.dests.get(entry.dest);
@@ -240,16 +241,16 @@ impl Ipvs {
         )
     }
 
-    fn expire_now(&mut self, now: Instant, id: EntryId, trigger: Trigger) {
+    fn expire_now(&mut self, now: Moment, id: EntryId, trigger: Trigger) {
         if self.table.get(id).n_control == 0 || trigger == Trigger::Deleted {
-            self.table.expire_now(&self.clock, now, id);
+            self.table.expire_now(now, id);
         }
     }
 
     /// The part of `tcp_conn_schedule` and `udp_conn_schedule` that comes before the scheduler.
     fn schedule(
         &mut self,
-        now: Instant,
+        now: Moment,
         seg: &Segment,
         syn: bool,
         rescheduled: Option<Rule>,
@@ -293,7 +294,7 @@ impl Ipvs {
     }
 
     /// The real server of a new connection: by template or by scheduler (`ip_vs_schedule`, `ip_vs_sched_persist`).
-    fn choose(&mut self, now: Instant, service: usize, client: Endpoint) -> Choice {
+    fn choose(&mut self, now: Moment, service: usize, client: Endpoint) -> Choice {
         let Some(persistence) = self.services[service].persistence else {
             return match self.pick(service, client) {
                 Some(dest) => Choice::Dest {
@@ -373,7 +374,8 @@ impl Ipvs {
     }
 
     /// State transition, transmission and the restart of the timer, which happens even if the route fails.
-    fn forward(&mut self, now: Instant, id: EntryId, seg: &Segment, rule: Rule) -> Inward {
+    #[inline]
+    fn forward(&mut self, now: Moment, id: EntryId, seg: &Segment, rule: Rule) -> Inward {
         self.step(now, id, seg, Direction::Input);
         let entry = self.table.get(id);
         Inward::Forward {
@@ -384,7 +386,8 @@ impl Ipvs {
         }
     }
 
-    fn step(&mut self, now: Instant, id: EntryId, seg: &Segment, direction: Direction) {
+    #[inline(always)]
+    fn step(&mut self, now: Moment, id: EntryId, seg: &Segment, direction: Direction) {
         if seg.tuple.proto == Proto::Udp {
             self.table.get_mut(id).timeout = self.timeouts.udp_ticks(&self.clock);
             if direction == Direction::Output {
@@ -400,7 +403,7 @@ impl Ipvs {
     }
 
     /// A packet from a real server on its way out. Neither weight nor deletion matters here (trap 3).
-    pub fn packet_out(&mut self, now: Instant, seg: &Segment) -> Outward {
+    pub fn packet_out(&mut self, now: Moment, seg: &Segment) -> Outward {
         if !self.hooked {
             return Outward::Pass;
         }

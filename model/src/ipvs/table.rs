@@ -8,7 +8,7 @@ use super::service::DestId;
 use super::state::State;
 use crate::index::{EndpointIndex, NONE};
 use crate::segment::{Endpoint, Proto, Tuple};
-use crate::time::{Clock, Instant, Jiffies};
+use crate::time::{Clock, Instant, Jiffies, Moment};
 use crate::timers::TickQueue;
 
 /// Index of an entry.
@@ -212,48 +212,54 @@ impl Table {
             .map(|(slot, entry)| (EntryId(slot as u32), entry))
     }
 
-    fn chain(&self, proto: Proto, client: Endpoint) -> impl Iterator<Item = (EntryId, &Entry)> {
-        let mut next = self.index.head(proto, client);
-        core::iter::from_fn(move || {
-            if next == NONE {
-                return None;
-            }
-            let id = EntryId(next);
-            let entry = &self.slots[next as usize];
-            next = entry.next;
-            Some((id, entry))
-        })
-    }
-
     /// Whether look-ups can find an entry: it stands in its client's chain.
     pub(super) fn is_chained(&self, id: EntryId) -> bool {
         let entry = self.get(id);
-        self.chain(entry.proto, entry.client)
-            .any(|(other, _)| other == id)
+        let found = self.first(entry.proto, entry.client, |other| {
+            core::ptr::eq(other, entry)
+        });
+        found == Some(id)
     }
 
     /// Whether the queue of timers will come to an entry in time.
     pub(super) fn is_filed(&self, id: EntryId) -> bool {
         let entry = self.get(id);
-        entry.filed <= entry.fires && self.timers.next().is_some_and(|tick| tick <= entry.filed)
+        entry.filed <= entry.fires && self.timers.next() <= entry.filed
+    }
+
+    /// The first entry of a client's chain that `is_it` accepts.
+    #[inline(always)]
+    fn first(
+        &self,
+        proto: Proto,
+        client: Endpoint,
+        is_it: impl Fn(&Entry) -> bool,
+    ) -> Option<EntryId> {
+        let mut slot = self.index.head(proto, client);
+        while slot != NONE {
+            let entry = &self.slots[slot as usize];
+            if is_it(entry) {
+                return Some(EntryId(slot));
+            }
+            slot = entry.next;
+        }
+        None
     }
 
     /// The newest entry of a client's packet to a virtual service.
     #[inline]
     pub fn find_in(&self, tuple: &Tuple) -> Option<EntryId> {
-        self.chain(tuple.proto, tuple.src)
-            .find(|(_, entry)| entry.virt == tuple.dst && entry.flags & (TEMPLATE | INVALID) == 0)
-            .map(|(id, _)| id)
+        self.first(tuple.proto, tuple.src, |entry| {
+            entry.virt == tuple.dst && entry.flags & (TEMPLATE | INVALID) == 0
+        })
     }
 
     /// The newest entry of a real server's packet. The virtual service is not part of the key (trap 14).
     #[inline]
     pub fn find_out(&self, tuple: &Tuple, addr: impl Fn(DestId) -> Endpoint) -> Option<EntryId> {
-        self.chain(tuple.proto, tuple.dst)
-            .find(|(_, entry)| {
-                entry.flags & (TEMPLATE | INVALID) == 0 && addr(entry.dest) == tuple.src
-            })
-            .map(|(id, _)| id)
+        self.first(tuple.proto, tuple.dst, |entry| {
+            entry.flags & (TEMPLATE | INVALID) == 0 && addr(entry.dest) == tuple.src
+        })
     }
 
     /// The template of a client network and virtual service.
@@ -263,11 +269,9 @@ impl Table {
         net: Endpoint,
         virt: Endpoint,
     ) -> Option<EntryId> {
-        self.chain(proto, net)
-            .find(|(_, entry)| {
-                entry.virt == virt && entry.flags & TEMPLATE != 0 && entry.flags & INVALID == 0
-            })
-            .map(|(id, _)| id)
+        self.first(proto, net, |entry| {
+            entry.virt == virt && entry.flags & TEMPLATE != 0 && entry.flags & INVALID == 0
+        })
     }
 
     /// A new entry at the head of its chain, with no timer until the first [`Table::arm`].
@@ -331,7 +335,7 @@ impl Table {
     }
 
     /// Moves the timer to the bucket of a tick, for a deadline before it.
-    #[inline]
+    #[inline(always)]
     fn enqueue(&mut self, now: Instant, id: EntryId, expires: Jiffies, fires: Jiffies) {
         let entry = &mut self.slots[id.0 as usize];
         if entry.fires != fires {
@@ -345,13 +349,13 @@ impl Table {
     }
 
     /// Restarts the timer with the entry's timeout (`ip_vs_conn_put`).
-    #[inline]
-    pub(super) fn arm(&mut self, clock: &Clock, now: Instant, id: EntryId) {
+    #[inline(always)]
+    pub(super) fn arm(&mut self, clock: &Clock, now: Moment, id: EntryId) {
         let entry = self.get_mut(id);
         let ticks = u64::from(entry.timeout);
         entry.flags &= !EXPIRING;
-        let expires = clock.deadline(clock.jiffies(now), ticks);
-        self.enqueue(now, id, expires, clock.fires(expires, ticks));
+        let expires = clock.deadline(now.tick, ticks);
+        self.enqueue(now.at, id, expires, clock.fires(expires, ticks));
     }
 
     /// Restarts the timer of an entry whose deadline is `left` ticks away.
@@ -364,18 +368,19 @@ impl Table {
     }
 
     /// Makes the entry expire at the next tick, unless it is overdue already (`ip_vs_conn_expire_now`).
-    pub(super) fn expire_now(&mut self, clock: &Clock, now: Instant, id: EntryId) {
-        let tick = clock.jiffies(now);
+    pub(super) fn expire_now(&mut self, now: Moment, id: EntryId) {
+        let tick = now.tick;
         let entry = self.get_mut(id);
         if entry.expires() > tick {
             entry.flags |= EXPIRING;
             // Moved to a tick that is already being served: it runs with the one that follows.
-            self.enqueue(now, id, tick, tick + 1);
+            self.enqueue(now.at, id, tick, tick + 1);
         }
     }
 
-    /// The earliest tick at which an entry may be due.
-    pub(super) fn next_timer(&self) -> Option<Jiffies> {
+    /// The earliest tick at which an entry may be due; [`Jiffies::NEVER`] if there is none.
+    #[inline]
+    pub(super) const fn next_timer(&self) -> Jiffies {
         self.timers.next()
     }
 

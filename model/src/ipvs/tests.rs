@@ -64,7 +64,8 @@ impl Lab {
     fn send_with(&mut self, client: &str, flags: Flags, ct: CtSeen) -> Inward {
         self.wait(1);
         let seg = Segment::new(Tuple::tcp(at(client), self.key.addr), flags);
-        self.ipvs.packet_in(self.now, &seg, ct)
+        self.ipvs
+            .packet_in(self.ipvs.clock.moment(self.now), &seg, ct)
     }
 
     fn send(&mut self, client: &str, flags: Flags) -> Inward {
@@ -74,7 +75,7 @@ impl Lab {
     fn reply(&mut self, pod: &str, client: &str, flags: Flags) -> Outward {
         self.wait(1);
         let seg = Segment::new(Tuple::tcp(at(pod), at(client)), flags);
-        self.ipvs.packet_out(self.now, &seg)
+        self.ipvs.packet_out(self.ipvs.clock.moment(self.now), &seg)
     }
 
     /// The pod of a new connection.
@@ -220,7 +221,7 @@ fn a_rescheduled_tuple_has_two_entries_for_a_tick() {
     let tuple = Tuple::tcp(at(A), at(CLIENT));
     let seg = Segment::new(tuple, ACK);
     assert!(matches!(
-        lab.ipvs.packet_out(lab.now, &seg),
+        lab.ipvs.packet_out(lab.ipvs.clock.moment(lab.now), &seg),
         Outward::Translate { .. }
     ));
     // That packet re-armed the old entry (facts 1.7): it lives on, shadowed.
@@ -565,7 +566,8 @@ fn replies_do_not_know_their_service() {
     lab.open(CLIENT);
     lab.wait(1);
     let seg = Segment::new(Tuple::tcp(at(CLIENT), other.addr), SYN);
-    lab.ipvs.packet_in(lab.now, &seg, CtSeen::Unconfirmed);
+    lab.ipvs
+        .packet_in(lab.ipvs.clock.moment(lab.now), &seg, CtSeen::Unconfirmed);
     match lab.reply(A, CLIENT, SYN_ACK) {
         Outward::Translate { virt, .. } => assert_eq!(virt, other.addr),
         Outward::Pass => panic!("not translated"),

@@ -25,10 +25,10 @@ pub struct StaleUdp<'a> {
 impl StaleUdp<'_> {
     /// Whether the clean-up deletes this entry.
     pub fn deletes(&self, entry: &CtEntry) -> bool {
-        if entry.orig.proto != Proto::Udp || entry.orig.dst != self.service {
+        if entry.proto() != Proto::Udp || entry.orig().dst != self.service {
             return false;
         }
-        let server = entry.reply.src;
+        let server = entry.reply().src;
         if self.proxy.has(ProxyGate::UdpReconciler) {
             return !self.after.is_empty() && !self.after.contains(&server);
         }
@@ -95,7 +95,7 @@ mod tests {
         table.delete_matching(|entry| stale.deletes(entry));
         let mut left: Vec<String> = table
             .iter()
-            .map(|(_, entry)| format!("{} {}", entry.orig.proto.name(), entry.reply.src))
+            .map(|(_, entry)| format!("{} {}", entry.proto().name(), entry.reply().src))
             .collect();
         left.sort();
         left

@@ -268,7 +268,7 @@ impl Lab {
             .ct
             .iter()
             .map(|(_, entry)| entry)
-            .filter(|entry| entry.orig == flow.tuple())
+            .filter(|entry| entry.orig() == flow.tuple())
             .filter(|entry| entry.status.has(Status::CONFIRMED) && !entry.is_expired(now))
             .map(|entry| {
                 let secs = now.until(entry.deadline) / hz;

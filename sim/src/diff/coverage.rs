@@ -86,7 +86,7 @@ impl Replay<'_> {
             let lives = entry.status.has(Status::CONFIRMED) && !entry.is_expired(now);
             let dir = [Dir::Original, Dir::Reply]
                 .into_iter()
-                .find(|dir| lives && *entry.tuple(*dir) == segment.tuple)?;
+                .find(|dir| lives && entry.tuple(*dir) == segment.tuple)?;
             Some((dir, entry.tcp().map(|tcp| tcp.state)))
         });
         Some(Met {

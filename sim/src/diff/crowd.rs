@@ -47,9 +47,9 @@ impl Replay<'_> {
             entry.status.has(Status::CONFIRMED)
                 && !entry.status.has(Status::ASSURED)
                 && !entry.is_expired(now)
-                && !listed.contains(&entry.orig)
+                && !listed.contains(&entry.orig())
         };
         let entries = self.node.ct.iter().map(|(_, entry)| entry);
-        entries.filter(may_go).map(|entry| entry.orig).collect()
+        entries.filter(may_go).map(|entry| entry.orig()).collect()
     }
 }

@@ -69,7 +69,7 @@ impl Replay<'_> {
             .filter(|(_, entry)| {
                 entry.status.has(Status::CONFIRMED) && !entry.is_expired(now + slack)
             })
-            .map(|(_, entry)| entry.orig)
+            .map(|(_, entry)| entry.orig())
             .filter(|orig| !listed.contains(orig))
             .collect()
     }
@@ -169,11 +169,12 @@ impl Replay<'_> {
         let mut entries = self.node.ct.iter();
         let expired =
             |entry: &CtEntry| entry.is_expired(now) && entry.status.has(Status::CONFIRMED);
-        let twin =
-            |entry: &CtEntry| entry.orig.src.port == tuple.src.port || entry.orig.dst == tuple.src;
+        let twin = |entry: &CtEntry| {
+            entry.orig().src.port == tuple.src.port || entry.orig().dst == tuple.src
+        };
         tuple.proto == Proto::Udp
             && (entries
-                .any(|(_, entry)| expired(entry) && twin(entry) && entry.orig.proto == Proto::Udp)
+                .any(|(_, entry)| expired(entry) && twin(entry) && entry.proto() == Proto::Udp)
                 || self.lapsed_lately(&tuple))
     }
 
@@ -185,7 +186,7 @@ impl Replay<'_> {
             return Some(Class::CtMissing);
         };
         let state = entry.tcp().map(|tcp| tcp.state.name());
-        if entry.orig != line.orig || entry.reply != line.reply {
+        if entry.orig() != line.orig || entry.reply() != line.reply {
             Some(Class::CtReply)
         } else if line.state.is_some() && state != line.state.map(|state| state.name()) {
             Some(Class::CtState)
@@ -215,8 +216,8 @@ impl Replay<'_> {
             "{} {} s, reply from {} to {}{}{}",
             entry.tcp().map_or("UDP", |tcp| tcp.state.name()),
             now.until(entry.deadline) / u64::from(self.setup.hz),
-            entry.reply.src,
-            entry.reply.dst,
+            entry.reply().src,
+            entry.reply().dst,
             if entry.status.has(Status::SEEN_REPLY) {
                 ""
             } else {

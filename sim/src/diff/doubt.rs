@@ -144,7 +144,7 @@ impl Replay<'_> {
     fn make_room(&mut self) {
         let now = self.jiffies();
         let expired = self.node.ct.iter().filter(|(_, e)| e.is_expired(now));
-        let expired = expired.map(|(_, entry)| entry.orig).collect::<Vec<_>>();
+        let expired = expired.map(|(_, entry)| entry.orig()).collect::<Vec<_>>();
         for tuple in &expired {
             // Looking an expired entry up deletes it.
             self.node.ct.find(now, tuple);
@@ -156,7 +156,7 @@ impl Replay<'_> {
                 .ct
                 .iter()
                 .find(|(_, e)| unassured(e))
-                .map(|(_, e)| e.orig);
+                .map(|(_, e)| e.orig());
             if let Some(tuple) = victim {
                 self.node.ct.delete_tuple(now, &tuple);
             }
@@ -189,8 +189,8 @@ impl Replay<'_> {
             .iter()
             .filter(|(_, e)| e.status.has(Status::CONFIRMED));
         for (_, entry) in entries {
-            self.tracked.insert(entry.orig, entry.deadline);
-            self.tracked.insert(entry.reply, entry.deadline);
+            self.tracked.insert(entry.orig(), entry.deadline);
+            self.tracked.insert(entry.reply(), entry.deadline);
         }
     }
 }

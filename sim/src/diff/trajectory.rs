@@ -519,7 +519,7 @@ fn agrees(node: &mut Node, tuple: Tuple, shown: &Shown, clock: &Clock, end: Inst
             .timeout_s
             .is_none_or(|listed| close(now.until(entry.deadline), listed));
         if state != line.state.map(|state| state.name())
-            || entry.reply != line.reply
+            || entry.reply() != line.reply
             || entry.status.has(Status::SEEN_REPLY) == line.unreplied
             || !time
         {

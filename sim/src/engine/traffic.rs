@@ -762,7 +762,7 @@ impl World<'_> {
         self.node.advance(self.now);
         let tick = self.node.ipvs.clock().jiffies(self.now);
         let ct = self.node.ct.find(tick, &at_pod.reversed())?;
-        Some(self.node.ct.entry(ct.slot).orig)
+        Some(self.node.ct.entry(ct.slot).orig())
     }
 
     /// A pod's packet leaves: through the node, or past it.

@@ -242,7 +242,7 @@ impl<'a> World<'a> {
             .map_err(|error| error.to_string())?;
         let hosts = Hosts::new(scenario, streams);
         for (ip, ports) in hosts.port_ranges().take(ARRAYS_MAX) {
-            node.ipvs.reserve(key.proto, ip, ports);
+            node.reserve(key.proto, ip, ports);
         }
         let end = Instant::ZERO + scenario.duration;
         let mut first_host = 0;

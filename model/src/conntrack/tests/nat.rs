@@ -23,7 +23,7 @@ fn connect(net: &mut Net, from: Endpoint, to: Endpoint, real: Endpoint, isn: u32
     net.ct.source_nat(tick, ct, net.policy, &mut net.draws);
     let entry = *net.ct.entry(ct.slot);
     assert_eq!(net.ct.confirm(tick, ct), Ok(()));
-    entry.reply.dst
+    entry.reply().dst
 }
 
 fn port(number: u16) -> Endpoint {
