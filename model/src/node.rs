@@ -338,7 +338,7 @@ impl Node {
     }
 
     /// The way through netfilter's hooks.
-    #[inline]
+    #[inline(always)]
     fn hooks(&mut self, way: &mut Passage, rng: &mut impl Rng) -> Fate {
         if self.config.tracking {
             let sysctls = &self.config.sysctls.ct;
@@ -411,7 +411,7 @@ impl Node {
     }
 
     /// A packet for one of the node's addresses at IPVS.
-    #[inline]
+    #[inline(always)]
     fn ipvs_inward(&mut self, way: &mut Passage, rng: &mut impl Rng) -> Fate {
         // Replies to a client on the node itself are local too: `ip_vs_out_hook` comes first at LOCAL_IN.
         if let Outward::Translate { entry, virt, nfct } = self.ipvs.packet_out(way.now, &way.seg) {
@@ -472,7 +472,7 @@ impl Node {
     }
 
     /// A packet for somebody else at IPVS.
-    #[inline]
+    #[inline(always)]
     fn ipvs_outward(&mut self, way: &mut Passage, rng: &mut impl Rng) -> Fate {
         match self.ipvs.packet_out(way.now, &way.seg) {
             Outward::Translate { entry, virt, nfct } => {
@@ -486,7 +486,7 @@ impl Node {
     }
 
     /// A real server's packet of an entry gets the virtual address as its source (`handle_response`).
-    #[inline]
+    #[inline(always)]
     fn translate(
         &mut self,
         way: &mut Passage,
@@ -532,7 +532,7 @@ impl Node {
     }
 
     /// POST_ROUTING: source NAT, then confirmation.
-    #[inline]
+    #[inline(always)]
     fn postroute(&mut self, way: &mut Passage, mapping: Mapping, rng: &mut impl Rng) -> Fate {
         match self.finish(way, mapping, rng) {
             Ok(_) => Fate::Leaves,
@@ -541,7 +541,7 @@ impl Node {
     }
 
     /// The last hooks, on the way out and on the way in: source NAT, then confirmation. The source that NAT gave, if any.
-    #[inline]
+    #[inline(always)]
     fn finish(
         &mut self,
         way: &mut Passage,
@@ -549,18 +549,32 @@ impl Node {
         rng: &mut impl Rng,
     ) -> Result<Option<Endpoint>, Fate> {
         let Some(ct) = way.ct else { return Ok(None) };
-        let tick = way.now.tick;
-        let policy = match mapping {
-            // An entry keeps what its first packet was given: nothing need be looked up for the others.
-            Mapping::Balanced if !self.ct.is_confirmed(ct) => {
-                self.sources.of(&way.seg, self.config.source_nat)
-            }
-            _ => self.null_binding(),
+        // An entry keeps what its first packet was given.
+        let source = match self.ct.is_confirmed(ct) {
+            true => self.ct.post_routing_source(ct),
+            false => self.finish_first(way, ct, mapping, rng)?,
         };
-        let (source, _) = self.ct.source_nat(tick, ct, policy, rng);
         if let Some(source) = source {
             way.seg.tuple.src = source;
         }
+        Ok(source)
+    }
+
+    /// The first packet of a connection.
+    #[inline(never)]
+    fn finish_first(
+        &mut self,
+        way: &mut Passage,
+        ct: CtRef,
+        mapping: Mapping,
+        rng: &mut impl Rng,
+    ) -> Result<Option<Endpoint>, Fate> {
+        let tick = way.now.tick;
+        let policy = match mapping {
+            Mapping::Balanced => self.sources.of(&way.seg, self.config.source_nat),
+            Mapping::Null => self.null_binding(),
+        };
+        let (source, _) = self.ct.source_nat(tick, ct, policy, rng);
         if let Err(reason) = self.ct.confirm(tick, ct) {
             (way.ct, way.entry, way.rule) = (None, None, Rule::Conntrack(reason));
             return Err(Fate::Dropped);
@@ -601,6 +615,7 @@ impl Node {
     }
 
     /// What PRE_ROUTING has not delivered locally is routed and leaves.
+    #[inline(never)]
     fn route(&mut self, way: &mut Passage, rng: &mut impl Rng) -> Fate {
         if !self.has_route(way.seg.tuple.dst.ip) {
             let refused = Fate::Rejected(IcmpKind::HostUnreachable);

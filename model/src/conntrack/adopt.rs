@@ -53,7 +53,7 @@ impl Conntrack {
         let mut entry = CtEntry::new(tuples, status, self.serial, now);
         entry.deadline = now + listed.left_ticks;
         if listed.orig.proto == Proto::Tcp {
-            entry.set_tcp(&tcp_of(listed.state));
+            *entry.record_mut().0 = tcp_of(listed.state);
         }
         let slot = self.take_slot(entry);
         let chain = self.chain_of(&listed.orig, &listed.reply);

@@ -155,9 +155,7 @@ impl TcpState {
     }
 }
 
-/// One entry of the conntrack table, as compact as its rules allow: a table of 28,232 takes 2.7 MB.
-///
-/// The transport's record is kept in pieces without gaps; the rules get it whole ([`CtEntry::tcp`]).
+/// One entry of the conntrack table: 28,232 of them take 2.9 MB.
 #[derive(Clone, Copy, Debug)]
 pub struct CtEntry {
     /// Once confirmed: the tick from which on the entry counts as gone. Before: its lifetime in ticks.
@@ -166,59 +164,19 @@ pub struct CtEntry {
     pub serial: u32,
     /// The entry that follows in the chain of the same client port.
     pub(super) next: u32,
-    /// Of TCP `Seen::end`; of UDP both halves of the tick from which on the conversation is a stream.
-    end: [u32; 2],
-    max_end: [u32; 2],
-    max_window: [u32; 2],
-    max_ack: [u32; 2],
-    last_seq: u32,
-    last_ack: u32,
-    last_end: u32,
+    /// The record of TCP. UDP keeps in `seen[0].end` and `max_end` both halves of the tick from which on the conversation
+    /// is a stream.
+    record: TcpState,
     /// Source and destination of the original direction, then of the reply.
     ends: [Endpoint; 4],
-    last_window: u16,
     /// Status bits.
     pub status: Status,
-    /// Window scales, four bits each: the original side's, the reply's.
-    scales: u8,
-    seen_flags: [u8; 2],
-    last_flags: u8,
-    retrans: u8,
-    /// State in bits 0 to 3, class of the last noted segment in bits 4 to 6, its direction in bit 7.
-    phase: u8,
-    /// Window scale of the last ignored SYN in bits 0 to 3; [`UDP`] and [`CHAINED`].
-    rest: u8,
+    proto: Proto,
+    /// Both tuples stand in the chain of a client port, and not in the hash.
+    chained: bool,
 }
 
-const _: () = assert!(size_of::<CtEntry>() <= 96);
-
-/// The entry is one of UDP.
-const UDP: u8 = 1 << 4;
-/// Both tuples stand in the chain of a client port, and not in the hash.
-const CHAINED: u8 = 1 << 5;
-const SCALE: u8 = 0x0f;
-
-/// The states by their four bits.
-const STATES: [CtState; 16] = {
-    let mut states = [CtState::None; 16];
-    let mut at = 0;
-    while at < CtState::ALL.len() {
-        states[CtState::ALL[at] as usize] = CtState::ALL[at];
-        at += 1;
-    }
-    states
-};
-
-/// The classes by their three bits.
-const CLASSES: [FlagClass; 8] = {
-    let mut classes = [FlagClass::None; 8];
-    let mut at = 0;
-    while at < FlagClass::ALL.len() {
-        classes[FlagClass::ALL[at] as usize] = FlagClass::ALL[at];
-        at += 1;
-    }
-    classes
-};
+const _: () = assert!(size_of::<CtEntry>() <= 104);
 
 impl CtEntry {
     /// An unconfirmed entry, and for UDP from when on its conversation is a stream.
@@ -228,41 +186,27 @@ impl CtEntry {
         serial: u32,
         stream_from: Jiffies,
     ) -> Self {
-        let (end, rest) = match orig.proto {
-            Proto::Tcp => ([0; 2], 0),
-            Proto::Udp => ([stream_from.0 as u32, (stream_from.0 >> 32) as u32], UDP),
-        };
+        let mut record = TcpState::default();
+        if orig.proto == Proto::Udp {
+            record.seen[0].end = stream_from.0 as u32;
+            record.seen[0].max_end = (stream_from.0 >> 32) as u32;
+        }
         Self {
             deadline: Jiffies(0),
             serial,
             next: NONE,
-            end,
-            max_end: [0; 2],
-            max_window: [0; 2],
-            max_ack: [0; 2],
-            last_seq: 0,
-            last_ack: 0,
-            last_end: 0,
+            record,
             ends: [orig.src, orig.dst, reply.src, reply.dst],
-            last_window: 0,
             status,
-            scales: 0,
-            seen_flags: [0; 2],
-            last_flags: 0,
-            retrans: 0,
-            phase: (FlagClass::None as u8) << 4,
-            rest,
+            proto: orig.proto,
+            chained: false,
         }
     }
 
     /// Transport protocol.
     #[inline]
     pub const fn proto(&self) -> Proto {
-        if self.rest & UDP == 0 {
-            Proto::Tcp
-        } else {
-            Proto::Udp
-        }
+        self.proto
     }
 
     /// Tuple of the original direction; never altered.
@@ -282,7 +226,7 @@ impl CtEntry {
     pub const fn tuple(&self, dir: Dir) -> Tuple {
         let first = 2 * dir as usize;
         Tuple {
-            proto: self.proto(),
+            proto: self.proto,
             src: self.ends[first],
             dst: self.ends[first + 1],
         }
@@ -292,9 +236,9 @@ impl CtEntry {
     #[inline]
     pub(super) fn direction_of(&self, tuple: &Tuple) -> Option<Dir> {
         let [from, to, back, home] = &self.ends;
-        if (from, to) == (&tuple.src, &tuple.dst) && self.proto() == tuple.proto {
+        if (from, to) == (&tuple.src, &tuple.dst) && self.proto == tuple.proto {
             Some(Dir::Original)
-        } else if (back, home) == (&tuple.src, &tuple.dst) && self.proto() == tuple.proto {
+        } else if (back, home) == (&tuple.src, &tuple.dst) && self.proto == tuple.proto {
             Some(Dir::Reply)
         } else {
             None
@@ -314,91 +258,32 @@ impl CtEntry {
     /// Whether both tuples stand in the chain of a client port.
     #[inline]
     pub(super) const fn is_chained(&self) -> bool {
-        self.rest & CHAINED != 0
+        self.chained
     }
 
     pub(super) const fn set_chained(&mut self, chained: bool) {
-        self.rest = if chained {
-            self.rest | CHAINED
-        } else {
-            self.rest & !CHAINED
-        };
+        self.chained = chained;
     }
 
-    /// The TCP state; `None` for UDP.
+    /// The record of TCP; `None` for UDP.
     #[inline]
-    pub const fn tcp(&self) -> Option<TcpState> {
-        if self.rest & UDP != 0 {
-            return None;
-        }
-        Some(self.record())
-    }
-
-    /// The record of TCP; nonsense for UDP.
-    #[inline]
-    pub(super) const fn record(&self) -> TcpState {
-        TcpState {
-            seen: [self.seen(0), self.seen(1)],
-            last_seq: self.last_seq,
-            last_ack: self.last_ack,
-            last_end: self.last_end,
-            last_window: self.last_window,
-            state: STATES[(self.phase & 0x0f) as usize],
-            last_dir: if self.phase & 0x80 == 0 {
-                Dir::Original
-            } else {
-                Dir::Reply
-            },
-            last_class: CLASSES[(self.phase >> 4 & 7) as usize],
-            retrans: self.retrans,
-            last_scale: self.rest & SCALE,
-            last_flags: self.last_flags,
+    pub const fn tcp(&self) -> Option<&TcpState> {
+        match self.proto {
+            Proto::Tcp => Some(&self.record),
+            Proto::Udp => None,
         }
     }
 
+    /// The record of an entry of TCP, and the status bits that its rules may set.
     #[inline]
-    const fn seen(&self, side: usize) -> Seen {
-        Seen {
-            end: self.end[side],
-            max_end: self.max_end[side],
-            max_window: self.max_window[side],
-            max_ack: self.max_ack[side],
-            scale: self.scales >> (4 * side) & SCALE,
-            flags: self.seen_flags[side],
-        }
-    }
-
-    /// Keeps a record of TCP.
-    #[inline]
-    pub(super) const fn set_tcp(&mut self, tcp: &TcpState) {
-        let [original, reply] = &tcp.seen;
-        self.end = [original.end, reply.end];
-        self.max_end = [original.max_end, reply.max_end];
-        self.max_window = [original.max_window, reply.max_window];
-        self.max_ack = [original.max_ack, reply.max_ack];
-        self.scales = original.scale | reply.scale << 4;
-        self.seen_flags = [original.flags, reply.flags];
-        self.last_seq = tcp.last_seq;
-        self.last_ack = tcp.last_ack;
-        self.last_end = tcp.last_end;
-        self.last_window = tcp.last_window;
-        self.phase = tcp.state as u8 | (tcp.last_class as u8) << 4 | (tcp.last_dir as u8) << 7;
-        self.retrans = tcp.retrans;
-        self.rest = self.rest & !SCALE | tcp.last_scale;
-        self.last_flags = tcp.last_flags;
-    }
-
-    /// The state of TCP alone.
-    pub(super) const fn tcp_state(&self) -> Option<CtState> {
-        if self.rest & UDP != 0 {
-            return None;
-        }
-        Some(STATES[(self.phase & 0x0f) as usize])
+    pub(super) const fn record_mut(&mut self) -> (&mut TcpState, &mut Status) {
+        (&mut self.record, &mut self.status)
     }
 
     /// Of UDP: from when on the conversation is a stream, two seconds after the first datagram.
     pub(super) const fn stream_from(&self) -> Jiffies {
-        Jiffies(self.end[0] as u64 | (self.end[1] as u64) << 32)
+        let first = &self.record.seen[0];
+        Jiffies(first.end as u64 | (first.max_end as u64) << 32)
     }
 
     /// Whether the entry counts as gone (`nf_ct_is_expired`). Only for confirmed entries.

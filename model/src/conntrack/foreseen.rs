@@ -110,7 +110,7 @@ impl Conntrack {
     /// Leaves an entry as the packets to come will leave it, the last of them at `last`.
     pub fn foresee(&mut self, slot: u32, foreseen: &Foreseen, isns: [u32; 2], last: Jiffies) {
         let entry = &mut self.entries[slot as usize];
-        entry.set_tcp(&foreseen.tcp.moved(isns));
+        *entry.record_mut().0 = foreseen.tcp.moved(isns);
         entry.status = foreseen.status;
         entry.deadline = last + foreseen.ticks;
     }

@@ -7,9 +7,9 @@
 //! the same worker only decides how long expired entries still count. `early_drop` looks at eight hash buckets;
 //! here at as many entries as eight of `nf_conntrack_buckets` hold on average, chosen by a hash of the packet's tuple.
 
+use super::Conntrack;
 use super::entry::{CtEntry, Status};
 use super::index;
-use super::{Conntrack, CtState};
 use crate::segment::Tuple;
 use crate::sysctl::CtSysctls;
 use crate::time::{Clock, Jiffies};
@@ -46,7 +46,7 @@ impl Collector {
 
 /// Whether a scan above 95 % may take an entry (`gc_worker_can_early_drop`).
 fn can_early_drop(entry: &CtEntry) -> bool {
-    !entry.status.has(Status::ASSURED) || entry.tcp_state().is_some_and(CtState::is_closing)
+    !entry.status.has(Status::ASSURED) || entry.tcp().is_some_and(|tcp| tcp.state.is_closing())
 }
 
 impl Conntrack {

@@ -145,6 +145,7 @@ impl Conntrack {
     }
 
     /// A packet without an entry gets one. `reopened`: it has just ended the one before.
+    #[inline(never)]
     fn begin(
         &mut self,
         now: Jiffies,
@@ -164,7 +165,7 @@ impl Conntrack {
     }
 
     /// The packet meets its entry, new or old.
-    #[inline]
+    #[inline(always)]
     fn judge(&mut self, now: Jiffies, ct: CtRef, seg: &Segment, sysctls: &CtSysctls) -> Judged {
         let verdict = match seg.tuple.proto {
             Proto::Tcp => self.tcp(now, ct, seg, sysctls),
@@ -400,17 +401,15 @@ impl Conntrack {
         if !flags_are_valid(seg.flags) {
             return refused(CtRule::InvalidFlags);
         }
-        let mut tcp = if entry.status.has(Status::CONFIRMED) {
-            entry.record()
-        } else {
+        let fresh = !entry.status.has(Status::CONFIRMED);
+        let (tcp, status) = entry.record_mut();
+        if fresh {
             match tcp_new(seg, &env) {
-                Ok((fresh, _)) => fresh,
+                Ok((new, _)) => *tcp = new,
                 Err(rule) => return refused(rule),
             }
-        };
-        let verdict = tcp_packet(&mut tcp, &mut entry.status, ct.dir, seg, &env);
-        entry.set_tcp(&tcp);
-        verdict
+        }
+        tcp_packet(tcp, status, ct.dir, seg, &env)
     }
 
     /// The packet function of UDP.
@@ -426,7 +425,7 @@ impl Conntrack {
 
     /// What made a fresh entry.
     fn origin_rule(&self, slot: u32) -> CtRule {
-        match self.entry(slot).tcp_state() {
+        match self.entry(slot).tcp().map(|tcp| tcp.state) {
             None => CtRule::NewUdp,
             Some(CtState::SynSent) => CtRule::NewSyn,
             Some(_) => CtRule::NewMidStream,

@@ -147,7 +147,7 @@ enum Step {
 /// Judges a segment that has an entry and updates the entry's record.
 ///
 /// `status` is the entry's; this sets ASSURED, and the caller sets SEEN_REPLY after an accepted reply.
-#[inline]
+#[inline(always)]
 pub fn tcp_packet(
     tcp: &mut TcpState,
     status: &mut Status,

@@ -173,9 +173,9 @@ impl Ipvs {
             return Inward::Pass(Rule::NoService);
         }
         let syn = seg.tuple.proto == Proto::Tcp && seg.flags.has(Flags::SYN);
-        let mut rescheduled = None;
-        if let Some(id) = self.table.find_in(&seg.tuple) {
-            match self.decide(id, syn, ct) {
+        let rescheduled = match self.table.find_in(&seg.tuple) {
+            None => None,
+            Some(id) => match self.decide(id, syn, ct) {
                 Reuse::Keep => {
                     let weight = self.dests.get(self.table.get(id).dest).weight;
                     let rule = match (syn, weight) {
@@ -205,14 +205,14 @@ impl Ipvs {
                         self.table.get_mut(id).flags &= !table::NFCT;
                     }
                     self.expire_now(now, id, trigger);
-                    rescheduled = Some(match trigger {
+                    Some(match trigger {
                         Trigger::WeightZero => Rule::RescheduledWeightZero,
                         Trigger::State => Rule::RescheduledReuse,
                         Trigger::Deleted => Rule::RescheduledDeleted,
-                    });
+                    })
                 }
-            }
-        }
+            },
+        };
         self.schedule(now, seg, syn, rescheduled)
     }
 
