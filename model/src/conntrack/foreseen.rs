@@ -90,9 +90,11 @@ impl Conntrack {
         sysctls: &CtSysctls,
     ) -> Option<u32> {
         let CtRef { slot, .. } = self.allocate(now, tuple, sysctls)?;
-        self.entries[slot as usize].reply.src = to;
+        self.entries[slot as usize].set_reply_source(to);
         self.foresee(slot, foreseen, [0; 2], last);
-        self.link(slot);
+        let entry = self.entry(slot);
+        let chain = self.chain_of(&entry.orig(), &entry.reply());
+        self.link(slot, chain);
         self.latest = slot;
         Some(slot)
     }
@@ -101,7 +103,7 @@ impl Conntrack {
     pub fn settle(&mut self, tuple: &Tuple, foreseen: &Foreseen, isns: [u32; 2], last: Jiffies) {
         if let Some(CtRef { slot, .. }) = self.owner(tuple) {
             let entry = &self.entries[slot as usize];
-            if entry.orig == *tuple && entry.deadline == last + foreseen.ticks {
+            if entry.orig() == *tuple && entry.deadline == last + foreseen.ticks {
                 self.foresee(slot, foreseen, isns, last);
             }
         }
