@@ -16,4 +16,5 @@ pub mod output;
 pub mod record;
 pub mod report;
 pub mod scenario;
+pub mod svg;
 pub mod validate;

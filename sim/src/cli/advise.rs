@@ -131,7 +131,7 @@ pub fn run(args: Args) -> Result<u8, CommonError> {
             report::text(&advice, &view)
         }
         Format::Json => {
-            let json = json(&advice, &to_toml(&args.source, &fitted))?;
+            let json = json(&advice, &again(&args), &to_toml(&args.source, &fitted))?;
             format!("{json:#}\n")
         }
     };
@@ -173,7 +173,11 @@ fn corrected(args: &Args, fitted: &mut Fitted) -> Result<Document, CommonError> 
     Ok(document)
 }
 
-fn json(advice: &Advice<'_>, scenario: &str) -> Result<serde_json::Value, CommonError> {
+fn json(
+    advice: &Advice<'_>,
+    again: &str,
+    scenario: &str,
+) -> Result<serde_json::Value, CommonError> {
     let internal = |error: serde_json::Error| CommonError::Internal(error.into());
     let of = |origin: Origin| {
         let notes = advice
@@ -188,6 +192,7 @@ fn json(advice: &Advice<'_>, scenario: &str) -> Result<serde_json::Value, Common
     Ok(serde_json::json!({
         "format": 1,
         "kind": "advice",
+        "again": again,
         "headline": report::headline(advice),
         "watched": serde_json::to_value(advice.watched).map_err(internal)?,
         "whatif": serde_json::to_value(advice.whatif).map_err(internal)?,
@@ -211,7 +216,8 @@ fn page(
     let internal = |error: serde_json::Error| CommonError::Internal(error.into());
     let run = super::report::watched(&fitted.scenario, None, seed, again(args))?;
     let name = args.source.capture.display().to_string();
-    let compared = serde_json::to_value(whatif).map_err(internal)?;
+    let mut compared = serde_json::to_value(whatif).map_err(internal)?;
+    compared["again"] = again(args).into();
     let inputs = [run, compared].map(|value| Input {
         name: name.clone(),
         value,

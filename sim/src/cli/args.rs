@@ -109,6 +109,38 @@ pub fn again(scenario: Option<&Path>, overrides: &Overrides) -> String {
     words.join(" ")
 }
 
+/// A result as it is kept.
+#[derive(serde::Serialize)]
+struct Kept<'r, T> {
+    /// Which command's.
+    kind: &'static str,
+    /// The command that repeats it.
+    again: String,
+    #[serde(flatten)]
+    result: &'r T,
+}
+
+/// A result as JSON, with the command that repeats it, of which empty words are left out.
+///
+/// # Errors
+/// If it cannot be written as JSON, which is a defect.
+pub fn json<T: serde::Serialize>(
+    kind: &'static str,
+    again: Vec<String>,
+    result: &T,
+) -> Result<String, CommonError> {
+    let words = again.into_iter().filter(|word| !word.is_empty());
+    let again = words.collect::<Vec<_>>().join(" ");
+    let kept = Kept {
+        kind,
+        again,
+        result,
+    };
+    let json =
+        serde_json::to_string_pretty(&kept).map_err(|error| CommonError::Internal(error.into()))?;
+    Ok(format!("{json}\n"))
+}
+
 /// A word as a shell reads it back.
 pub fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-+=./:,@%".contains(c);

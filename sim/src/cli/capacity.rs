@@ -192,10 +192,31 @@ fn failed(error: SearchError) -> CommonError {
     }
 }
 
-fn json(value: &impl serde::Serialize) -> Result<String, CommonError> {
-    let json =
-        serde_json::to_string_pretty(value).map_err(|error| CommonError::Internal(error.into()))?;
-    Ok(format!("{json}\n"))
+/// The command that repeats it.
+fn repeat(args: &Args) -> Vec<String> {
+    let mut words = vec![
+        "sim capacity".to_owned(),
+        args::again(args.scenario.as_deref(), &args.overrides),
+    ];
+    let max = args.max.as_ref().map(|max| args::quoted(&max.text));
+    words.extend(max.map(|max| format!("--max {max}")));
+    let limit = args.max_failure;
+    words.extend(limit.map(|limit| format!("--max-failure {limit}")));
+    words.push(format!("--find {}", args::quoted(&args.find)));
+    let ends = |flag: &str, (low, high): (u64, u64)| format!("--{flag} {low}..{high}");
+    words.extend(args.between.map(|found| ends("between", found)));
+    words.extend(args.sought.map(|end| match end {
+        End::Largest => "--sought largest".to_owned(),
+        End::Smallest => "--sought smallest".to_owned(),
+    }));
+    let map = args.map.as_ref().map(|map| args::quoted(map));
+    words.extend(map.map(|map| format!("--map {map}")));
+    words.extend(args.map_between.map(|found| ends("map-between", found)));
+    words.push(format!(
+        "--tolerance {} --max-runs {} --rare {} --seed {:#x}",
+        args.tolerance, args.max_runs, args.rare, args.seed
+    ));
+    words
 }
 
 fn one(
@@ -214,7 +235,7 @@ fn one(
     let found = found.map_err(failed)?;
     match args.format {
         Format::Text => Ok(report::text(&found, quantity, view)),
-        Format::Json => json(&found),
+        Format::Json => args::json("capacity", repeat(args), &found),
     }
 }
 
@@ -244,12 +265,7 @@ fn map(
     teller.clear();
     let found = found.map_err(failed)?;
     match args.format {
-        Format::Text => Ok(report::map(
-            &found,
-            &search.target.1,
-            search.target.0.rare,
-            view,
-        )),
-        Format::Json => json(&found),
+        Format::Text => Ok(report::map(&found, view)),
+        Format::Json => args::json("capacity-map", repeat(args), &found),
     }
 }

@@ -109,11 +109,7 @@ pub fn run(args: Args) -> Result<u8, CommonError> {
     };
     let mut text = match args.format {
         Format::Text => report::text(&result, &view),
-        Format::Json => {
-            let json = serde_json::to_string_pretty(&result)
-                .map_err(|error| CommonError::Internal(error.into()))?;
-            format!("{json}\n")
-        }
+        Format::Json => args::json("check", repeat(&args, result.runs), &result)?,
     };
     if args.github {
         text.push_str(&report::annotations(&result, &view));
@@ -134,6 +130,21 @@ pub fn run(args: Args) -> Result<u8, CommonError> {
         );
     }
     Ok(code)
+}
+
+/// The command that repeats it.
+fn repeat(args: &Args, runs: u64) -> Vec<String> {
+    let mut words = vec![
+        "sim check".to_owned(),
+        args::again(args.scenario.as_deref(), &args.overrides),
+    ];
+    let max = args.max.iter().map(|max| args::quoted(&max.text));
+    words.extend(max.map(|max| format!("--max {max}")));
+    if args.rare > 0.0 {
+        words.push(format!("--rare {}", args.rare));
+    }
+    words.push(format!("--runs {runs} --seed {:#x}", args.how_much.seed));
+    words
 }
 
 fn exit_code(result: &Check, undecided: Option<Undecided>) -> u8 {

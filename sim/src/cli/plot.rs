@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{CommonError, Exit, validate};
 use crate::output;
-use crate::report::svg::{Plot, Series};
+use crate::report::plot::{Plot, Series};
 use crate::scenario::{Arrivals, Side};
 use crate::validate::{Quantity, Recording};
 

@@ -26,7 +26,7 @@ const TEXT_MAX: u64 = 256 << 20;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Results: what run, sweep, whatif, why or diff print with --format json; or scenarios (.toml), which are run.
+    /// Results: what run, sweep, whatif, capacity, check, why, diff or advise print with --format json; or scenarios (.toml), which are run.
     /// Without any, the founding case's rollout.
     inputs: Vec<PathBuf>,
     /// What random choices of scenarios come from, decimal or 0x hexadecimal.
@@ -168,7 +168,7 @@ fn results(path: &Path) -> Result<Vec<Input>, CommonError> {
     };
     if let Some(index) = values.iter().position(|value| Kind::of(value).is_none()) {
         return Err(fail(format!(
-            "result {} of {} is none of sim run, sweep, whatif, why or diff",
+            "result {} of {} is none of sim run, sweep, whatif, capacity, check, why, diff or advise",
             index + 1,
             values.len()
         )));

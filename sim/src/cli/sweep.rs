@@ -19,7 +19,7 @@ use crate::experiment::sweep::{Plan, Stopped, Sweep, run_kept};
 use crate::outcome::RunSummary;
 use crate::output::Output;
 use crate::report::sweep::{self as report, Report};
-use crate::report::text::{Look, count_of, thousands};
+use crate::report::text::{count_of, thousands};
 use crate::scenario::Scenario;
 pub(super) use keep::kept;
 use keep::{Keep, asked, ended, open};
@@ -299,10 +299,7 @@ pub(super) fn render(
     terminal: bool,
     report: &Report<'_>,
 ) -> Result<Vec<u8>, CommonError> {
-    let look = Look {
-        unicode: true,
-        colour: terminal,
-    };
+    let look = args::look(false, !terminal);
     Ok(match format {
         Format::Text => report::text(report, look).into_bytes(),
         Format::Json => report::json(report).into_bytes(),

@@ -131,11 +131,7 @@ pub fn run(args: Args) -> Result<u8, CommonError> {
             };
             report::text(&result, &view)
         }
-        Format::Json => {
-            let json = serde_json::to_string_pretty(&result)
-                .map_err(|error| CommonError::Internal(error.into()))?;
-            format!("{json}\n")
-        }
+        Format::Json => args::json("whatif", repeat(&args, result.runs), &result)?,
     };
     output.write(text.as_bytes())?;
     output.finish()?;
@@ -165,6 +161,26 @@ fn own(path: &str, value: &str) -> Result<Vec<(String, String)>, CommonError> {
         .split(" & ")
         .map(|field| assignment("--set", field))
         .collect()
+}
+
+/// The command that repeats it.
+fn repeat(args: &Args, runs: u64) -> Vec<String> {
+    let file = args
+        .scenario
+        .as_deref()
+        .map(|path| path.display().to_string());
+    let mut words = vec!["sim whatif".to_owned()];
+    words.extend(file.map(|file| args::quoted(&file)));
+    words.extend(args::given(&args.overrides));
+    let base = args.base.iter().map(|base| args::quoted(base));
+    words.extend(base.map(|base| format!("--base {base}")));
+    for (flag, names) in [("only", &args.only), ("skip", &args.skip)] {
+        if !names.is_empty() {
+            words.push(format!("--{flag} {}", names.join(",")));
+        }
+    }
+    words.push(format!("--runs {runs} --seed {:#x}", args.how_much.seed));
+    words
 }
 
 /// The scenario's part of the command line, for commands that the report recommends.

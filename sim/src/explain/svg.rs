@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::chain::Chain;
 use super::graph::{colours, label, layers};
+use crate::svg::escape;
 
 /// Characters on a line of a box.
 const WIDTH_CHARS: usize = 38;
@@ -29,7 +30,7 @@ pub fn svg(chain: &Chain) -> String {
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\" \
          font-family=\"ui-sans-serif, system-ui, sans-serif\" font-size=\"12\">\n<title>{}</title>\n",
-        escaped(&title(chain))
+        escape(&title(chain))
     );
     out.push_str(
         "<defs><marker id=\"why-arrow\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"7\" markerHeight=\"7\" orient=\"auto\">\
@@ -47,7 +48,7 @@ pub fn svg(chain: &Chain) -> String {
             out,
             "<g class=\"why-{}\"><title>{}</title><rect x=\"{}\" y=\"{}\" width=\"{BOX}\" height=\"{}\" rx=\"6\" fill=\"{fill}\" stroke=\"{border}\"/>",
             link.place.word(),
-            escaped(tip),
+            escape(tip),
             at.x,
             at.y,
             at.height
@@ -63,7 +64,7 @@ pub fn svg(chain: &Chain) -> String {
                 out,
                 "<text x=\"{}\" y=\"{y}\"{style}>{}</text>",
                 at.x + PAD,
-                escaped(line)
+                escape(line)
             );
         }
         out.push_str("</g>\n");
@@ -131,11 +132,4 @@ fn edge(out: &mut String, from: &Placed, to: &Placed) {
         out,
         "<path d=\"M{x1} {y1} C{x1} {middle} {x2} {middle} {x2} {y2}\" fill=\"none\" stroke=\"#78909c\" stroke-width=\"1.5\" marker-end=\"url(#why-arrow)\"/>"
     );
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
 }

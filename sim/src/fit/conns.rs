@@ -28,6 +28,8 @@ pub struct Conn {
     pub began: bool,
     /// When its last FIN or its reset came.
     pub end: Option<Stamp>,
+    /// When the client was done with it: its own FIN, or a reset.
+    pub let_go: Option<Stamp>,
     /// Who sent the first FIN.
     pub first_fin: Option<Side>,
     /// The server answered the SYN.
@@ -59,6 +61,7 @@ impl Conn {
             start,
             began: false,
             end: None,
+            let_go: None,
             first_fin: None,
             answered: false,
             repeats: 0,

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use ipvs_model::time::{NANOS_PER_SEC, Span};
 
 use super::conns::{Conn, Flows};
+use super::workers::{self, Loop};
 use crate::scenario::Side;
 
 /// Fewer connections than this give no rate.
@@ -113,6 +114,8 @@ pub struct ClientFit {
     pub first_fins: (u64, u64),
     /// Time between two uses of a port.
     pub reuse: Option<Quantiles>,
+    /// It calls in a closed loop; `None` if it does not, or that cannot be told.
+    pub workers: Option<Loop>,
     /// From the first to the last packet of connections that ended.
     pub lifetime: Option<Quantiles>,
     /// Requests a connection, rounded; bytes of a request, of a response.
@@ -148,6 +151,7 @@ fn client(address: Ipv4Addr, conns: &[&Conn], flows: &Flows) -> ClientFit {
         address,
         conns: conns.len(),
         rate: rate(conns, flows),
+        workers: workers::closed_loop(conns, flows),
         ports: ports(conns, flows),
         first_fins: (fins(Side::Server), fins(Side::Client)),
         reuse: spans(|conn| conn.reuse.map(|reuse| reuse.idle)),

@@ -3,7 +3,8 @@
 //! Two passes over the capture. [`scan`] finds the services, their rules and their real servers; then connections are
 //! put together, from packets if there are any ([`packets`]), else from what the tables show of them ([`tables`]).
 //! [`estimate`] turns connections into numbers, [`write`] the numbers into a scenario whose every value has a note.
-//! Leaves out: UDP, clients whose packets were not seen at the node, several services at once.
+//! Leaves out: UDP, clients whose packets were not seen at the node, several services at once, closed loops whose workers
+//! pause at random.
 
 mod combine;
 mod conns;
@@ -12,6 +13,7 @@ mod evidence;
 mod packets;
 mod scan;
 mod tables;
+mod workers;
 mod write;
 
 #[cfg(test)]
@@ -21,6 +23,7 @@ pub use combine::combine;
 pub use conns::{Conn, Flows, Reuse};
 pub use estimate::{Allocation, ClientFit, PortFit, Quantiles, Rate};
 pub use evidence::{DeadEvidence, KeptEvidence};
+pub use workers::Loop;
 
 use ipvs_model::segment::Endpoint;
 

@@ -137,6 +137,7 @@ impl Builder {
         let open = &mut self.conns[index];
         if segment.flags.has(Flags::RST) {
             open.conn.end.get_or_insert(at);
+            open.conn.let_go.get_or_insert(at);
             return;
         }
         if let Some(syn_ack) = open.syn_ack
@@ -171,6 +172,7 @@ impl Builder {
                 dead.reset(index);
             }
             open.conn.end.get_or_insert(at);
+            open.conn.let_go.get_or_insert(at);
             return;
         }
         if segment.flags.has(Flags::SYN) {
@@ -249,5 +251,8 @@ impl Open {
             self.conn.first_fin = Some(side);
         }
         self.conn.end = Some(at);
+        if side == Side::Client {
+            self.conn.let_go.get_or_insert(at);
+        }
     }
 }

@@ -298,6 +298,18 @@ impl Pcap {
 
     /// One connection that begins at `at_ms`; `None` for a pod that does not answer.
     fn connection(&mut self, at_ms: u64, client: &str, pod: Option<&str>, first: Side) {
+        self.working(at_ms, client, pod, first, WORK_MS);
+    }
+
+    /// The same with the time that the pod takes for its answer, to the moment when the client lets go of it.
+    fn working(
+        &mut self,
+        at_ms: u64,
+        client: &str,
+        pod: Option<&str>,
+        first: Side,
+        work_ms: u64,
+    ) -> u64 {
         let virt = "10.20.79.226:31199";
         let us = |ms: u64| START_US + (at_ms + ms) * 1_000;
         let ack = Flags::ACK;
@@ -308,7 +320,7 @@ impl Pcap {
         self.put(us(0) + 20, (client, real), Flags::SYN, (isn, 0), 0);
         if pod.is_none() {
             self.put(us(1_000), up, Flags::SYN, (isn, 0), 0);
-            return;
+            return at_ms;
         }
         let server = isn.wrapping_add(1_000_000);
         let answered = 2 * POD_MS;
@@ -322,7 +334,7 @@ impl Pcap {
         let open = answered + 2 * CLIENT_MS;
         self.put(us(open), up, ack, (isn + 1, server + 1), 0);
         self.put(us(open), up, ack, (isn + 1, server + 1), 80);
-        let done = open + 2 * POD_MS + WORK_MS;
+        let done = open + 2 * POD_MS + work_ms;
         self.put(us(done), down, ack, (server + 1, isn + 81), 850);
         let fin = Flags::FIN.with(ack);
         let (a, b) = (isn + 81, server + 851);
@@ -337,6 +349,7 @@ impl Pcap {
                 self.put(us(later + 2 * POD_MS), down, fin, (b, a + 1), 0);
             }
         }
+        at_ms + later
     }
 
     fn save(mut self) -> tempfile::TempDir {
@@ -452,6 +465,35 @@ fn packets_tell_rate_closing_latencies_and_what_answers_for_the_dead() {
         .unwrap();
     assert_eq!(reuse.count, 90, "{reuse:?}");
     assert!(reuse.max < Span::from_secs(2), "{reuse:?}");
+}
+
+/// Three workers, each of which opens its next connection when its last one has ended.
+#[test]
+fn a_closed_loop_is_told_from_packets() {
+    let looped = |pause_ms: u64| {
+        let mut pcap = Pcap { bytes: Vec::new() };
+        for worker in 0..3_u64 {
+            let mut at = worker * 7;
+            for n in 0..100_u64 {
+                let client = format!("10.23.31.87:{}", 32_768 + 2 * (3 * n + worker));
+                let work = 5 + n * (worker + 3) % 17;
+                let pod = Some("10.27.1.10:80");
+                at = pcap.working(at, &client, pod, Side::Server, work) + pause_ms;
+            }
+        }
+        let dir = pcap.save();
+        let found = fitted(dir.path()).unwrap();
+        (found.scenario.client[0].arrivals, read_back(&found))
+    };
+    for pause_ms in [0, 40] {
+        let (arrivals, text) = looped(pause_ms);
+        let Arrivals::Closed(found) = arrivals else {
+            panic!("{text}");
+        };
+        assert_eq!(found.concurrency, 3, "{text}");
+        let pause = crate::scenario::Dist::Constant(Span::from_millis(pause_ms));
+        assert_eq!(found.think_time, pause, "{text}");
+    }
 }
 
 /// Every recording of the lab is fitted, or says why not; kernel, scheduler and sysctls are those of its manifest.

@@ -174,9 +174,12 @@ fn foot(out: &mut String, rare: f64) {
 }
 
 /// The safe region.
-pub fn map(map: &Map, target: &str, rare: f64, view: &View) -> String {
+pub fn map(map: &Map, view: &View) -> String {
     let look = view.look;
-    let mut out = format!("{target}: {} down, {} across\n\n", map.rows, map.columns);
+    let mut out = format!(
+        "{}: {} down, {} across\n\n",
+        map.target, map.rows, map.columns
+    );
     let sign = |cell: &Option<Probe>| match cell.as_ref().map(Probe::keeps) {
         Some(Some(true)) => (look.pick("█", "+"), Tone::Good),
         Some(Some(false)) => (look.pick("×", "x"), Tone::Bad),
@@ -216,7 +219,7 @@ pub fn map(map: &Map, target: &str, rare: f64, view: &View) -> String {
         look.paint(Tone::Warn, look.pick("▒▒▒", "~~~")),
         look.paint(Tone::Bad, look.pick("×××", "xxx"))
     );
-    foot(&mut out, rare);
+    foot(&mut out, map.rare);
     out
 }
 

@@ -17,6 +17,10 @@ pub struct Map {
     pub columns: String,
     /// Its values.
     pub column_values: Vec<u64>,
+    /// The target, as written.
+    pub target: String,
+    /// A kind of rollout that may have gone unseen has at most this probability.
+    pub rare: f64,
     /// `cells[row][column]`; none where there was no time.
     pub cells: Vec<Vec<Option<Probe>>>,
 }
@@ -82,6 +86,8 @@ impl Map {
             columns: columns.name.clone(),
             row_values,
             column_values,
+            target: search.target.1.clone(),
+            rare: search.target.0.rare,
             cells,
         })
     }

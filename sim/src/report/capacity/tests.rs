@@ -72,13 +72,15 @@ fn a_map_shows_keeps_breaks_undecided_and_what_there_was_no_time_for() {
         vec![Some(probe(1, Verdict::Undecided, 90)), None],
     ];
     let map_ = Map {
+        target: "p(fail) < 1 %".to_owned(),
+        rare: 0.25,
         rows: "ports".to_owned(),
         row_values: vec![1_000, 28_232],
         columns: "rate".to_owned(),
         column_values: vec![1, 2],
         cells,
     };
-    let text = map(&map_, "p(fail) < 1 %", 0.25, &View::default());
+    let text = map(&map_, &View::default());
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[3], " 1,000  +++  xxx", "{text}");
     assert_eq!(lines[4], "28,232  ~~~     ", "{text}");

@@ -5,24 +5,23 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::read::{at, list, number, text, whole};
-use super::svg::{Anchor, Svg, escape, share_place};
-use super::{Input, Section, figure, percent, sentences, table};
+use super::{Input, Section, figure, percent, sentences, shares, table};
 use crate::report::text::thousands;
+use crate::svg::{Anchor, Svg, escape};
 
 pub(super) fn section(id: &str, input: &Input) -> Section {
     let value = &input.value;
     let name = text(value, "scenario");
     let file = text(value, "file");
     let runs = whole(value, "runs");
-    let command = format!(
-        "sim whatif {}--runs {runs} --seed {}",
-        if file.is_empty() {
-            String::new()
-        } else {
-            format!("{file} ")
-        },
-        text(value, "root_seed")
-    );
+    // Results of older releases do not have the whole command.
+    let command = match text(value, "again") {
+        "" => format!(
+            "sim whatif {file} --runs {runs} --seed {}",
+            text(value, "root_seed")
+        ),
+        again => again.to_owned(),
+    };
     let mut body = String::new();
     let _ = writeln!(body, "<h2>What would change it: {}</h2>", escape(name));
     let today = at(value, "today").unwrap_or(&Value::Null);
@@ -33,9 +32,11 @@ pub(super) fn section(id: &str, input: &Input) -> Section {
         told(today, "late"),
         told(today, "any_failure")
     );
-    for sentence in sentences(value, "words") {
-        let _ = writeln!(body, "<p class=\"dim\">{}</p>", escape(&sentence));
-    }
+    let _ = writeln!(
+        body,
+        "<p class=\"dim\">{}</p>",
+        escape(&sentences(value, "words").join("; "))
+    );
     let _ = writeln!(
         body,
         "<p>{} rollouts of each setting, with the same random numbers; intervals hold with 95 % each.</p>",
@@ -89,26 +90,34 @@ fn chart(id: &str, today: &Value, remedies: &[Value], command: &str) -> String {
             .filter_map(|remedy| Some((text(remedy, "title").to_owned(), at(remedy, "result")?))),
     );
     let mut svg = Svg::new(760.0, all.len() as f64 * row + 26.0);
-    let x = share_place;
+    let x = shares::place;
     let bottom = all.len() as f64 * row + 4.0;
-    svg.share_axis(bottom);
+    shares::axis(&mut svg, bottom);
     let mut words = Vec::new();
     for (index, (name, result)) in all.iter().enumerate() {
         let y = index as f64 * row;
         let (failure, late) = (told(result, "failure"), told(result, "late"));
+        let late_share = number(result, "late.share").unwrap_or(0.0);
         let short = name.chars().take(70).collect::<String>();
         svg.text(
             4.0,
             y + 13.0,
             Anchor::Start,
             if index == 0 { "small strong" } else { "small" },
-            &format!("{short}: {failure}"),
+            &format!(
+                "{short}: {failure}{}",
+                if late_share > 0.0 {
+                    format!("; {} connect late", percent(late_share))
+                } else {
+                    String::new()
+                }
+            ),
         );
         let share = |path: &str| number(result, path).unwrap_or(0.0);
         let failed = x(share("failure.share"));
         svg.rect(0.0, y + 18.0, failed, 12.0, "bad");
         svg.rect(0.0, y + 18.0, failed, 12.0, "hatch");
-        svg.rect(0.0, y + 31.0, x(share("late.share")), 6.0, "late");
+        svg.rect(0.0, y + 31.0, x(late_share), 6.0, "late");
         svg.line(
             (x(share("failure.low")), y + 24.0),
             (x(share("failure.high")), y + 24.0),
@@ -156,23 +165,25 @@ fn rows(remedies: &[Value]) -> String {
             thousands(whole(result, "side.conntrack_entries_max"))
         );
         vec![
-            format!("<strong>{}</strong>", escape(text(remedy, "title"))),
+            format!(
+                "<strong>{}</strong><br><span class=\"dim\">{}</span>",
+                escape(text(remedy, "title")),
+                escape(text(remedy, "side"))
+            ),
             told(result, "failure"),
             difference(remedy),
             told(result, "late"),
             skew,
             tables,
-            escape(text(remedy, "side")),
         ]
     });
     let head = [
-        "remedy",
+        "remedy, and what else it does",
         "a request fails",
         "difference, paired",
         "connects late",
         "load skew",
-        "IPVS / conntrack entries at most",
-        "what else it does",
+        "IPVS / conntrack entries",
     ];
     table(&head, &[1, 2, 3, 4, 5], &rows.collect::<Vec<_>>())
 }
@@ -185,7 +196,7 @@ fn apply(remedies: &[Value]) -> String {
     {
         let _ = writeln!(
             out,
-            "<details><summary>{}</summary>",
+            "<details class=\"printed\"><summary>{}</summary>",
             escape(text(remedy, "title"))
         );
         for apply in list(remedy, "apply") {

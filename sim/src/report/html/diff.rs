@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::read::{at, list, text, whole};
-use super::svg::escape;
 use super::{Input, Section, facts, sentences, table};
 use crate::report::text::thousands;
+use crate::svg::escape;
 
 pub(super) fn section(_id: &str, input: &Input) -> Section {
     let value = &input.value;

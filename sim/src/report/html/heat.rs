@@ -1,6 +1,6 @@
 //! A probability over two settings, with the region that is safe.
 
-use super::svg::{Anchor, Svg};
+use crate::svg::{Anchor, Svg};
 
 /// A cell of the map.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -9,30 +9,33 @@ pub(super) struct Cell {
     pub share: f64,
     /// Its interval.
     pub interval: (f64, f64),
+    /// Whether it is below what was asked for.
+    pub safety: Safety,
 }
 
 /// Whether a cell is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Safety {
-    /// Its whole interval is below the limit.
+    /// It is below the limit.
     Safe,
-    /// Its interval holds the limit.
+    /// It may be below or above.
     Undecided,
-    /// Its whole interval is above.
+    /// It is above.
     Unsafe,
 }
 
-impl Cell {
-    pub(super) fn safety(&self, limit: f64) -> Safety {
-        if self.interval.1 < limit {
-            Safety::Safe
-        } else if self.interval.0 > limit {
-            Safety::Unsafe
-        } else {
-            Safety::Undecided
+impl Safety {
+    /// By its interval alone.
+    pub(super) fn of(interval: (f64, f64), limit: f64) -> Self {
+        match interval {
+            (_, high) if high < limit => Self::Safe,
+            (low, _) if low > limit => Self::Unsafe,
+            _ => Self::Undecided,
         }
     }
+}
 
+impl Cell {
     fn class(&self) -> usize {
         match self.share {
             s if s <= 0.0 => 0,
@@ -46,7 +49,7 @@ impl Cell {
 }
 
 /// The legend of the colours.
-pub(super) const LEGEND: [(&str, &str); 6] = [
+const LEGEND: [(&str, &str); 6] = [
     ("h0", "none failed"),
     ("h1", "below 1 %"),
     ("h2", "below 10 %"),
@@ -54,6 +57,20 @@ pub(super) const LEGEND: [(&str, &str); 6] = [
     ("h4", "below 60 %"),
     ("h5", "above"),
 ];
+
+/// The legend: colours, and the edges that say whether `target` is kept.
+pub(super) fn legend(target: &str) -> String {
+    let edges = [
+        ("safe-edge", format!("thick edge: surely {target}")),
+        (
+            "unsure-edge",
+            format!("dashed edge: undecided whether {target}"),
+        ),
+    ];
+    let mut entries = LEGEND.to_vec();
+    entries.extend(edges.iter().map(|(class, words)| (*class, words.as_str())));
+    super::key(&entries)
+}
 
 /// The map. Rows from the top; a missing cell was not run.
 pub(super) fn draw(
@@ -63,7 +80,7 @@ pub(super) fn draw(
     rows: &[String],
     columns: &[String],
     cell: impl Fn(usize, usize) -> Option<Cell>,
-    limit: f64,
+    target: &str,
 ) -> String {
     let left = 20.0
         + rows
@@ -130,7 +147,7 @@ pub(super) fn draw(
                 text,
                 &super::percent(found.share),
             );
-            match found.safety(limit) {
+            match found.safety {
                 Safety::Safe => {
                     svg.rect(x + 3.0, y + 3.0, width - 6.0, height - 6.0, "safe-edge");
                     counts[0] += 1;
@@ -145,8 +162,7 @@ pub(super) fn draw(
     }
     let [safe, unsure, wrong] = counts;
     let words = format!(
-        "{safe} settings are surely below {}, {unsure} undecided, {wrong} surely above.",
-        super::percent(limit)
+        "{target}: surely at {safe} settings, undecided at {unsure}, surely not at {wrong}."
     );
     svg.text(
         0.0,

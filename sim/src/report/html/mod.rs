@@ -3,14 +3,16 @@
 //! Everything is drawn from the JSON that the commands write, so a result that was kept is drawn as it was. The bytes
 //! are the same everywhere: no time of day, no machine, no random id.
 
+mod advice;
 mod compare;
 mod diff;
 mod heat;
+mod judged;
 mod ports;
 mod read;
 mod run;
+mod shares;
 mod style;
-mod svg;
 mod sweep;
 mod timeline;
 mod why;
@@ -22,8 +24,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use crate::svg::escape;
 use read::{list, text};
-use svg::escape;
 
 /// A result and where it came from.
 #[derive(Clone, Debug)]
@@ -47,13 +49,26 @@ pub enum Kind {
     Diff,
     /// `sim why`.
     Why,
+    /// `sim advise`.
+    Advice,
+    /// `sim check`.
+    Check,
+    /// `sim capacity`.
+    Capacity,
+    /// `sim capacity --map`.
+    Map,
 }
 
 impl Kind {
     /// What a result is of; `None` if it is none that can be drawn.
     pub fn of(value: &Value) -> Option<Self> {
-        if text(value, "kind") == "run" {
-            return Some(Self::Run);
+        match text(value, "kind") {
+            "run" => return Some(Self::Run),
+            "advice" => return Some(Self::Advice),
+            "check" => return Some(Self::Check),
+            "capacity" => return Some(Self::Capacity),
+            "capacity-map" => return Some(Self::Map),
+            _ => {}
         }
         let has = |key: &str| value.get(key).is_some();
         match text(value, "command") {
@@ -85,6 +100,10 @@ pub fn page(inputs: &[Input], options: &Options) -> String {
             Kind::WhatIf => compare::section(&id, input),
             Kind::Diff => diff::section(&id, input),
             Kind::Why => why::section(&id, input),
+            Kind::Advice => advice::section(&id, input),
+            Kind::Check => judged::check(&id, input),
+            Kind::Capacity => judged::capacity(&id, input),
+            Kind::Map => judged::map(&id, input),
         };
         Some((id, section))
     });

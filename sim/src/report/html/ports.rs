@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use super::read::{list, seconds, text, whole};
 use super::run::Servers;
-use super::svg::{Anchor, Svg, n, step};
 use super::timeline::{LEFT, RIGHT, Time};
 use super::{figure, key};
 use crate::report::text::thousands;
+use crate::svg::{Anchor, Svg, escape, n, step};
 
 const TOP: f64 = 18.0;
 const HEIGHT: f64 = 320.0;
@@ -149,7 +149,7 @@ pub(super) fn figures(
     entries.push(("faint", "no entry: the next connection is scheduled anew"));
     let caption = format!(
         "Ports of {}. Each row holds {} of them and is full where {} have an entry, the most that ever have. {words}",
-        super::svg::escape(text(space, "client")),
+        escape(text(space, "client")),
         thousands(per_bin.round() as u64),
         thousands(full as u64)
     );

@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::read::{at, list, text, whole};
-use super::svg::{Anchor, Svg, escape};
 use super::{Input, Section, facts, figure, percent, ports, sentences, table, timeline};
 use crate::outcome::{Cause, Outcome};
 use crate::report::text::thousands;
+use crate::svg::{Anchor, Svg, escape};
 
 pub(super) fn section(id: &str, input: &Input) -> Section {
     let run = &input.value;

@@ -40,7 +40,7 @@ svg.graph text { fill: #1c1f22; font-size: 12px; } svg text.on-dark { fill: #fff
 @media (max-width: 44rem) { main { padding: .7rem; } h1 { font-size: 1.3rem; } .hint { display: block; } dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .4rem; } table.stack thead { position: absolute; left: -999rem; } table.stack tr { display: block; border-bottom: 1px solid var(--line); padding: .4rem 0; } table.stack td { display: block; border: 0; padding: .05rem 0; text-align: left; } table.stack td::before { content: attr(data-name) " "; color: var(--dim); } }
 @media print { :root { color-scheme: light; --bg: #fff; --fg: #000; --dim: #444; --line: #bbb; --card: #fff; --ok: #0072b2; --late: #56b4e9; --bad: #d55e00; --none: #8c959f; --warn: #e69f00; --safe: #007a5a;
   --old0: #e69f00; --old1: #cc79a7; --old2: #b8860b; --old3: #8c564b; --new0: #0072b2; --new1: #009e73; --new2: #56b4e9; --new3: #4b5fa8; --h0: #eef4f8; --h1: #c9dfec; --h2: #9cc3dc; --h3: #f0c27b; --h4: #e3893f; --h5: #b8460e; }
-  body { font-size: 11pt; } main { max-width: none; padding: 0; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } figure, tr, pre { break-inside: avoid; } h2, h3 { break-after: avoid; } .wide { overflow: visible; } .wide svg { min-width: 0; } nav, .hint { display: none; } }
+  body { font-size: 11pt; } main { max-width: none; padding: 0; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } figure, tr, pre { break-inside: avoid; } h2, h3 { break-after: avoid; } td.num, th.num { white-space: normal; } details.printed::details-content { content-visibility: visible; height: auto; display: block; } .wide { overflow: visible; } .wide svg { min-width: 0; } nav, .hint { display: none; } }
 "#;
 
 /// Patterns that all drawings share.

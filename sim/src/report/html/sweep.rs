@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::heat::{self, Cell};
+use super::heat::{self, Cell, Safety};
 use super::read::{at, list, text, whole};
-use super::svg::{Anchor, Svg, escape, share_place};
-use super::{Input, Section, figure, key, percent, sentences, table};
+use super::{Input, Section, figure, percent, sentences, shares, table};
 use crate::report::text::thousands;
+use crate::svg::{Anchor, Svg, escape};
 
 /// Maps, one for each combination of the other axes.
 const MAPS_MAX: usize = 8;
@@ -48,9 +48,11 @@ pub(super) fn section(id: &str, input: &Input, safe_below: f64) -> Section {
     let command = command(sweep, &axes);
     let mut body = String::new();
     let _ = writeln!(body, "<h2>A sweep: {}</h2>", escape(name));
-    for sentence in sentences(sweep, "scenario.in_words") {
-        let _ = writeln!(body, "<p class=\"dim\">{}</p>", escape(&sentence));
-    }
+    let _ = writeln!(
+        body,
+        "<p class=\"dim\">{}</p>",
+        escape(&sentences(sweep, "scenario.in_words").join("; "))
+    );
     let _ = writeln!(
         body,
         "<p>{} rollouts at each of {} points, root seed {}. Intervals hold with 95 % each; their unit is the rollout.</p>",
@@ -61,7 +63,7 @@ pub(super) fn section(id: &str, input: &Input, safe_below: f64) -> Section {
     body.push_str(&maps(id, &axes, &points, safe_below, &command));
     body.push_str("<h3>Every point</h3>\n");
     body.push_str(&bars(id, &axes, &points, safe_below, &command));
-    body.push_str(&rows(&axes, &points));
+    body.push_str(&rows(&axes, &points, safe_below));
     let _ = writeln!(body, "<pre>{}</pre>", escape(&command));
     Section {
         title: format!("{name}: {} settings", points.len()),
@@ -69,7 +71,7 @@ pub(super) fn section(id: &str, input: &Input, safe_below: f64) -> Section {
     }
 }
 
-fn interval(value: &Value, path: &str) -> Option<Cell> {
+fn interval(value: &Value, path: &str, safe_below: f64) -> Option<Cell> {
     let found = at(value, path)?;
     let of = whole(found, "of");
     let end = |index: usize| {
@@ -78,9 +80,11 @@ fn interval(value: &Value, path: &str) -> Option<Cell> {
             .and_then(|i| i.get(index))
             .and_then(Value::as_f64)
     };
+    let interval = (end(0)?, end(1)?);
     Some(Cell {
         share: whole(found, "count") as f64 / of.max(1) as f64,
-        interval: (end(0)?, end(1)?),
+        interval,
+        safety: Safety::of(interval, safe_below),
     })
 }
 
@@ -148,15 +152,8 @@ fn maps(id: &str, axes: &[Axis], points: &[Point<'_>], safe_below: f64, command:
         }
     }
     let mut out = String::from("<h3>Where it is safe</h3>\n");
-    let mut entries = heat::LEGEND.to_vec();
-    let limit = percent(safe_below);
-    let (safe, unsure) = (
-        format!("thick edge: surely below {limit}"),
-        format!("dashed edge: may be above or below {limit}"),
-    );
-    entries.push(("safe-edge", &safe));
-    entries.push(("unsure-edge", &unsure));
-    out.push_str(&key(&entries));
+    let target = format!("below {}", percent(safe_below));
+    out.push_str(&heat::legend(&target));
     for (number, other) in combinations.iter().take(MAPS_MAX).enumerate() {
         let named = axes
             .iter()
@@ -178,7 +175,8 @@ fn maps(id: &str, axes: &[Axis], points: &[Point<'_>], safe_below: f64, command:
                     && point.settings[across] == axes[across].values[column]
                     && others(point) == *other
             };
-            interval(points.iter().find(wanted)?.value, "request_fails")
+            let found = points.iter().find(wanted)?.value;
+            interval(found, "request_fails", safe_below)
         };
         let drawing = heat::draw(
             &format!("{id}-map{number}"),
@@ -187,7 +185,7 @@ fn maps(id: &str, axes: &[Axis], points: &[Point<'_>], safe_below: f64, command:
             &axes[down].values,
             &axes[across].values,
             cell,
-            safe_below,
+            &target,
         );
         out.push_str(&figure(&drawing, &escape(&title), command));
     }
@@ -220,15 +218,15 @@ fn bars(id: &str, axes: &[Axis], points: &[Point<'_>], safe_below: f64, command:
     }
     let row = 40.0;
     let mut svg = Svg::new(760.0, points.len() as f64 * row + 30.0);
-    let x = share_place;
+    let x = shares::place;
     let bottom = points.len() as f64 * row + 6.0;
-    svg.share_axis(bottom);
+    shares::axis(&mut svg, bottom);
     if safe_below > 0.002 {
         svg.line((x(safe_below), 0.0), (x(safe_below), bottom), "mark");
     }
     let mut words = Vec::new();
     for (index, point) in points.iter().enumerate() {
-        let Some(found) = interval(point.value, "request_fails") else {
+        let Some(found) = interval(point.value, "request_fails", safe_below) else {
             continue;
         };
         let y = index as f64 * row;
@@ -268,9 +266,9 @@ fn bars(id: &str, axes: &[Axis], points: &[Point<'_>], safe_below: f64, command:
     )
 }
 
-fn rows(axes: &[Axis], points: &[Point<'_>]) -> String {
+fn rows(axes: &[Axis], points: &[Point<'_>], safe_below: f64) -> String {
     let told = |value: &Value, path: &str| {
-        interval(value, path).map_or_else(String::new, |cell| {
+        interval(value, path, safe_below).map_or_else(String::new, |cell| {
             format!(
                 "{} [{}, {}]",
                 percent(cell.share),

@@ -82,6 +82,47 @@ fn why() -> Value {
     })
 }
 
+fn judged(threshold: &str, share: f64, verdict: &str) -> Value {
+    json!({
+        "threshold": threshold, "event": "requests fail", "limit": 0.01, "verdict": verdict, "runs_needed": null,
+        "estimate": { "count": 5, "of": 10, "share": share, "low": share / 2.0, "high": share * 1.5 },
+    })
+}
+
+fn check() -> Value {
+    json!({
+        "kind": "check", "again": "sim check --max 'p(fail) < 1 %' --runs 5 --seed 0x1", "format": 1,
+        "thresholds": [judged("p(fail) < 1 %", 0.5, "broken"), judged("p(late) < 1 %", 0.0, "pass"), judged("dead < 10s", 0.01, "undecided")],
+        "causes": [{ "key": "pinned_to_drained", "what": "a <cause>", "count": 7 }], "runs": 5, "stopped": "count", "root_seed": "0x1",
+    })
+}
+
+fn capacity() -> Value {
+    let probe = |value: u64, share: f64, verdict: &str| json!({ "value": value, "judged": judged("p(fail) < 1 %", share, verdict), "runs": 5 });
+    json!({
+        "kind": "capacity", "again": "sim capacity --max-failure 0.01", "format": 1, "quantity": "rate", "what": "requests a second",
+        "sought": "largest", "target": "p(fail) < 1 %", "rare": 0.25, "keeps": 100, "breaks": 120, "exceptions": [500], "cut_short": true,
+        "probes": [probe(100, 0.0, "pass_but_for_rare"), probe(120, 0.3, "broken"), probe(500, 0.0, "pass")], "root_seed": "0x1",
+    })
+}
+
+fn map() -> Value {
+    let probe = |value: u64, share: f64, verdict: &str| json!({ "value": value, "judged": judged("p(fail) < 1 %", share, verdict), "runs": 5 });
+    json!({
+        "kind": "capacity-map", "again": "sim capacity --map ports", "rows": "ports", "row_values": [1000, 28232], "columns": "rate",
+        "column_values": [10, 200], "target": "p(fail) < 1 %", "rare": 0.25,
+        "cells": [[probe(10, 0.0, "pass"), probe(200, 0.4, "broken")], [probe(10, 0.01, "undecided"), null]],
+    })
+}
+
+fn advice() -> Value {
+    json!({
+        "kind": "advice", "again": "sim advise captures/x", "format": 1, "headline": "nearly all fails", "whatif": whatif(),
+        "watched": { "chain": why() }, "measured": { "node.address": "of the packets" }, "read": {}, "derived": {},
+        "assumed": { "server.kernel": "<the node's>" }, "remarks": ["few connections"], "scenario": "",
+    })
+}
+
 fn input(value: Value) -> Input {
     Input {
         name: "result <1>.json".to_owned(),
@@ -151,10 +192,32 @@ fn sound(page: &str) {
 #[test]
 fn every_kind_of_result_makes_a_sound_page_with_its_command() {
     let run = small(ROLLOUT);
-    let all = [run, sweep(), whatif(), diff(), why()].map(input);
+    let values = [
+        run,
+        sweep(),
+        whatif(),
+        diff(),
+        why(),
+        check(),
+        capacity(),
+        map(),
+        advice(),
+    ];
+    let all = values.map(input);
+    let kinds = [
+        Kind::Run,
+        Kind::Sweep,
+        Kind::WhatIf,
+        Kind::Diff,
+        Kind::Why,
+        Kind::Check,
+        Kind::Capacity,
+        Kind::Map,
+        Kind::Advice,
+    ];
     assert_eq!(
         all.each_ref().map(|input| Kind::of(&input.value)),
-        [Kind::Run, Kind::Sweep, Kind::WhatIf, Kind::Diff, Kind::Why].map(Some)
+        kinds.map(Some)
     );
     let page = page(&all, &options());
     sound(&page);
@@ -164,15 +227,23 @@ fn every_kind_of_result_makes_a_sound_page_with_its_command() {
         "sim whatif case.toml --runs 20 --seed 0x1",
         "sim diff captures/x",
         "sim why x.toml --connection 1234",
+        "sim check --max &#39;p(fail) &lt; 1 %&#39; --runs 5 --seed 0x1",
+        "sim capacity --max-failure 0.01",
+        "sim capacity --map ports",
+        "sim advise captures/x",
     ] {
         assert!(page.contains(command), "{command}");
     }
     // What comes from a file stays text.
     assert!(page.contains("a &lt;b&gt;") && !page.contains("a <b>") && page.contains("&lt;n&gt;"));
-    assert!(
-        page.contains("1 settings are surely below 0.1 %, 2 undecided, 1 surely above")
-            || page.contains("surely below")
-    );
+    for words in [
+        "below 0.1 %: surely at 1 settings, undecided at 2, surely not at 1.",
+        "p(fail) &lt; 1 %: surely at 1 settings, undecided at 1, surely not at 1.",
+        "1 of 3 broken.",
+        "the limit lies between",
+    ] {
+        assert!(page.contains(words), "{words}");
+    }
 }
 
 #[test]
@@ -246,7 +317,7 @@ fn drawings(page: &str) -> String {
 #[test]
 fn drawings_are_as_they_were_reviewed() {
     let text = drawings(&page(
-        &[input(sweep()), input(whatif()), input(why())],
+        &[sweep(), whatif(), why(), check(), capacity(), map()].map(input),
         &options(),
     ));
     insta::with_settings!({

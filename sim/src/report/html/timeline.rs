@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use super::read::{at, list, seconds, text, whole};
 use super::run::Servers;
-use super::svg::{Anchor, Svg, n, step};
 use super::{figure, key};
 use crate::outcome::Cause;
 use crate::report::text::thousands;
+use crate::svg::{Anchor, Svg, escape, n, step};
 
 /// Left edge of the plot: before it stand labels.
 pub(super) const LEFT: f64 = 130.0;
@@ -471,8 +471,8 @@ fn numbers(run: &Value) -> String {
         let pod = text(event, "pod");
         vec![
             format!("{:.3} s", whole(event, "at_ns") as f64 / 1e9),
-            super::svg::escape(text(event, "what")),
-            super::svg::escape(pod),
+            escape(text(event, "what")),
+            escape(pod),
         ]
     });
     let events = super::table(&["at", "what", "pod"], &[0], &events.collect::<Vec<_>>());

@@ -1,14 +1,11 @@
 //! Line plots as SVG: clean, without a script or a font of their own, and the same bytes for the same data.
-//!
-//! Coordinates are rounded to a tenth of a pixel and printed as decimals, so that no platform's formatting of floats shows.
 
-use std::fmt::Write as _;
+use crate::svg::{Anchor, Svg};
 
 /// Width and height of a plot, in pixels.
 const SIZE: (f64, f64) = (760.0, 440.0);
 /// Room for titles and scales: left, right, top, bottom.
 const MARGIN: (f64, f64, f64, f64) = (64.0, 20.0, 80.0, 52.0);
-/// Colours that can be told apart without colour vision (Okabe and Ito), on white.
 const COLOURS: [&str; 6] = [
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00",
 ];
@@ -97,13 +94,6 @@ fn round_step(rough: f64) -> f64 {
     10.0 * power
 }
 
-/// A coordinate, to a tenth of a pixel.
-fn px(value: f64) -> String {
-    let tenths = (value * 10.0).round() as i64;
-    let sign = if tenths < 0 { "-" } else { "" };
-    format!("{sign}{}.{}", tenths.abs() / 10, tenths.abs() % 10)
-}
-
 /// A mark's number, without needless zeros.
 fn number(value: f64) -> String {
     let text = format!("{value:.4}");
@@ -111,34 +101,20 @@ fn number(value: f64) -> String {
     if text == "-0" { "0" } else { text }.to_owned()
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-}
-
-fn text(out: &mut String, at: (f64, f64), class: &str, words: &str) {
-    let (x, y) = (px(at.0), px(at.1));
-    let words = escape(words);
-    let _ = writeln!(
-        out,
-        r#"<text x="{x}" y="{y}" class="{class}">{words}</text>"#
+/// Colours that can be told apart without colour vision (Okabe and Ito), on white: lines, discs and rings of each.
+fn style() -> String {
+    let mut out = String::from(
+        "text{font:12px system-ui,sans-serif;fill:#333}.title{font-size:15px;font-weight:600}\
+         .grid{stroke:#e6e6e6}.axis{stroke:#333}.border{stroke:#888;stroke-dasharray:4 4}\
+         polyline,.ring{fill:none;stroke-width:2}.dashed{stroke-dasharray:7 5}",
     );
+    for (number, paint) in COLOURS.iter().enumerate() {
+        out.push_str(&format!(
+            ".s{number}{{stroke:{paint}}}.f{number}{{fill:{paint}}}"
+        ));
+    }
+    out
 }
-
-fn line(out: &mut String, from: (f64, f64), to: (f64, f64), class: &str) {
-    let [x1, y1, x2, y2] = [from.0, from.1, to.0, to.1].map(px);
-    let _ = writeln!(
-        out,
-        r#"<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" class="{class}"/>"#
-    );
-}
-
-const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#333}.title{font-size:15px;font-weight:600}\
-                     .m{text-anchor:middle}.e{text-anchor:end}.grid{stroke:#e6e6e6}.axis{stroke:#333}\
-                     .border{stroke:#888;stroke-dasharray:4 4}.line{fill:none;stroke-width:2}\
-                     .dashed{stroke-dasharray:7 5}.ring{fill:none;stroke-width:1.8}";
 
 impl Plot {
     /// The picture.
@@ -148,64 +124,38 @@ impl Plot {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let x = Scale::over(points().map(|point| point.0), left, width - right);
         let y = Scale::over(points().map(|point| point.1), height - bottom, top);
-        let mut out = String::new();
-        let _ = writeln!(
-            out,
-            r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">"#
-        );
-        let _ = writeln!(out, "<title>{}</title>", escape(&self.title));
-        let _ = writeln!(out, "<style>{STYLE}</style>");
-        let _ = writeln!(out, r##"<rect width="100%" height="100%" fill="#fff"/>"##);
-        text(&mut out, (left, 24.0), "title", &self.title);
+        let (foot, end) = (height - bottom, width - right);
+        let mut svg = Svg::new(width, height);
+        svg.text(left, 24.0, Anchor::Start, "title", &self.title);
         for mark in y.marks() {
             let at = y.place(mark);
-            line(&mut out, (left, at), (width - right, at), "grid");
-            text(&mut out, (left - 8.0, at + 4.0), "e", &number(mark));
+            svg.line((left, at), (end, at), "grid");
+            svg.text(left - 8.0, at + 4.0, Anchor::End, "", &number(mark));
         }
         for mark in x.marks() {
             let at = x.place(mark);
-            line(
-                &mut out,
-                (at, height - bottom),
-                (at, height - bottom + 5.0),
-                "axis",
-            );
-            text(&mut out, (at, height - bottom + 20.0), "m", &number(mark));
+            svg.line((at, foot), (at, foot + 5.0), "axis");
+            svg.text(at, foot + 20.0, Anchor::Middle, "", &number(mark));
         }
         for (at, words) in &self.borders {
             let at = x.place(*at);
-            line(&mut out, (at, top), (at, height - bottom), "border");
-            text(&mut out, (at + 4.0, top + 12.0), "", words);
+            svg.line((at, top), (at, foot), "border");
+            svg.text(at + 4.0, top + 12.0, Anchor::Start, "", words);
         }
-        line(
-            &mut out,
-            (left, height - bottom),
-            (width - right, height - bottom),
-            "axis",
-        );
-        line(&mut out, (left, top), (left, height - bottom), "axis");
-        text(
-            &mut out,
-            ((left + width - right) / 2.0, height - 12.0),
-            "m",
-            &self.x,
-        );
-        let _ = writeln!(
-            out,
-            r#"<text transform="translate(18 {}) rotate(-90)" class="m">{}</text>"#,
-            px((top + height - bottom) / 2.0),
-            escape(&self.y)
-        );
+        svg.line((left, foot), (end, foot), "axis");
+        svg.line((left, top), (left, foot), "axis");
+        let middle = f64::midpoint(left, end);
+        svg.text(middle, height - 12.0, Anchor::Middle, "", &self.x);
+        svg.upwards(18.0, f64::midpoint(top, foot), "", &self.y);
         for series in &self.series {
-            draw(&mut out, series, x, y);
+            draw(&mut svg, series, x, y);
         }
-        self.legend(&mut out, left);
-        out.push_str("</svg>\n");
-        out
+        self.legend(&mut svg, left);
+        svg.file(&self.title, &style())
     }
 
     /// Keys and names, in as many rows as they need.
-    fn legend(&self, out: &mut String, left: f64) {
+    fn legend(&self, svg: &mut Svg, left: f64) {
         let (mut at, mut row) = (left, 42.0);
         for series in &self.series {
             // There is no measure of a font here: a letter is about six and a half pixels wide.
@@ -214,56 +164,44 @@ impl Plot {
                 (at, row) = (left, row + 20.0);
             }
             if series.marks {
-                mark(out, (at + 9.0, row), series.colour);
+                mark(svg, (at + 9.0, row), series.colour);
             } else {
-                let ends = format!("{},{} {},{}", px(at), px(row), px(at + 18.0), px(row));
-                joined(out, &ends, series.colour);
+                joined(svg, [(at, row), (at + 18.0, row)], series.colour);
             }
-            text(out, (at + 24.0, row + 4.0), "", &series.name);
+            svg.text(at + 24.0, row + 4.0, Anchor::Start, "", &series.name);
             at += width;
         }
     }
 }
 
-/// A dot for the first colour, a ring for the others: rings round dots of the same place are seen.
-fn mark(out: &mut String, at: (f64, f64), colour: usize) {
-    let (x, y) = (px(at.0), px(at.1));
-    let paint = COLOURS[colour % COLOURS.len()];
-    let _ = if colour == 0 {
-        writeln!(out, r#"<circle cx="{x}" cy="{y}" r="3.5" fill="{paint}"/>"#)
+/// A disc for the first colour, a ring for the others: rings round discs of the same place are seen.
+fn mark(svg: &mut Svg, at: (f64, f64), colour: usize) {
+    let paint = colour % COLOURS.len();
+    if colour == 0 {
+        svg.circle(at, 3.5, &format!("f{paint}"));
     } else {
-        writeln!(
-            out,
-            r#"<circle cx="{x}" cy="{y}" r="6" class="ring" stroke="{paint}"/>"#
-        )
-    };
+        svg.circle(at, 6.0, &format!("ring s{paint}"));
+    }
 }
 
 /// A line, dashed for all colours but the first: it does not hide what lies under it.
-fn joined(out: &mut String, points: &str, colour: usize) {
-    let paint = COLOURS[colour % COLOURS.len()];
-    let class = if colour == 0 { "line" } else { "line dashed" };
-    let _ = writeln!(
-        out,
-        r#"<polyline points="{points}" class="{class}" stroke="{paint}"/>"#
-    );
+fn joined(svg: &mut Svg, points: impl IntoIterator<Item = (f64, f64)>, colour: usize) {
+    let dashed = if colour == 0 { "" } else { "dashed " };
+    svg.polyline(points, &format!("{dashed}s{}", colour % COLOURS.len()));
 }
 
-fn draw(out: &mut String, series: &Series, x: Scale, y: Scale) {
+fn draw(svg: &mut Svg, series: &Series, x: Scale, y: Scale) {
     let places = series
         .points
         .iter()
         .map(|point| (x.place(point.0), y.place(point.1)));
     if series.marks {
         for at in places {
-            mark(out, at, series.colour);
+            mark(svg, at, series.colour);
         }
-        return;
+    } else {
+        joined(svg, places, series.colour);
     }
-    let points: Vec<String> = places
-        .map(|(x, y)| format!("{},{}", px(x), px(y)))
-        .collect();
-    joined(out, &points.join(" "), series.colour);
 }
 
 #[cfg(test)]
@@ -284,12 +222,11 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short_and_coordinates_have_one_decimal() {
+    fn numbers_are_short() {
         assert_eq!(
             [number(0.5), number(120.0), number(-0.0)],
             ["0.5", "120", "0"]
         );
-        assert_eq!([px(1.25), px(-0.31), px(7.0)], ["1.3", "-0.3", "7.0"]);
     }
 
     #[test]

@@ -1,11 +1,9 @@
-//! Drawings as inline SVG: a few shapes, numbers with at most one decimal, so that the bytes are the same everywhere.
+//! Drawings as SVG: a few shapes, numbers with at most one decimal, so that the bytes are the same everywhere.
 //!
-//! Colours are classes: the page's style sheet gives them for light, dark and print. Every drawing has a title and a
-//! description for those who cannot see it.
+//! Colours are classes: a style sheet gives them, that of a page for light, dark and print, or the drawing's own. Every
+//! drawing has a title; one on a page has a description, too, for those who cannot see it.
 
 use std::fmt::Write as _;
-
-use super::percent;
 
 /// Text inside of HTML or SVG.
 pub fn escape(text: &str) -> String {
@@ -133,7 +131,53 @@ impl Svg {
         );
     }
 
-    /// The finished drawing. `id` is unique on the page.
+    /// A disc, or what the class makes of it.
+    pub fn circle(&mut self, at: (f64, f64), radius: f64, class: &str) {
+        let _ = writeln!(
+            self.body,
+            "<circle cx=\"{}\" cy=\"{}\" r=\"{}\" class=\"{class}\"/>",
+            n(at.0),
+            n(at.1),
+            n(radius)
+        );
+    }
+
+    /// A line through points; nothing without any.
+    pub fn polyline(&mut self, points: impl IntoIterator<Item = (f64, f64)>, class: &str) {
+        let points = points
+            .into_iter()
+            .map(|(x, y)| format!("{},{}", n(x), n(y)));
+        let points = points.collect::<Vec<_>>().join(" ");
+        if !points.is_empty() {
+            let _ = writeln!(
+                self.body,
+                "<polyline points=\"{points}\" class=\"{class}\"/>"
+            );
+        }
+    }
+
+    /// A line of text that runs upwards, its middle at `x` and `y`.
+    pub fn upwards(&mut self, x: f64, y: f64, class: &str, text: &str) {
+        let _ = writeln!(
+            self.body,
+            "<text transform=\"translate({} {}) rotate(-90)\" text-anchor=\"middle\" class=\"{class}\">{}</text>",
+            n(x),
+            n(y),
+            escape(text)
+        );
+    }
+
+    /// The finished drawing as a file of its own, with its style sheet, on white.
+    pub fn file(self, title: &str, style: &str) -> String {
+        let (width, height) = (n(self.width), n(self.height));
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\">\n<title>{}</title>\n<style>{style}</style>\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n{}</svg>\n",
+            escape(title),
+            self.body
+        )
+    }
+
+    /// The finished drawing for a page. `id` is unique on it.
     pub fn finish(self, id: &str, title: &str, description: &str) -> String {
         format!(
             "<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\">\n<title id=\"{id}-t\">{}</title>\n<desc id=\"{id}-d\">{}</desc>\n{}</svg>\n",
@@ -144,26 +188,6 @@ impl Svg {
             self.body
         )
     }
-
-    /// The grid and the words of an axis of shares, from nothing to all, whose lines end at `bottom`.
-    pub fn share_axis(&mut self, bottom: f64) {
-        for tick in 0..=4 {
-            let share = f64::from(tick) / 4.0;
-            let x = share_place(share);
-            self.line((x, 0.0), (x, bottom), "grid");
-            let anchor = if tick == 0 {
-                Anchor::Start
-            } else {
-                Anchor::Middle
-            };
-            self.text(x, bottom + 15.0, anchor, "dim small", &percent(share));
-        }
-    }
-}
-
-/// Where a share stands on its axis: 700 units are all.
-pub fn share_place(share: f64) -> f64 {
-    share.clamp(0.0, 1.0) * 700.0
 }
 
 /// A step of 1, 2 or 5 times a power of ten, so that at most `most` of them reach `top`.
