@@ -98,6 +98,8 @@ pub fn run(job: &Job, play: &Play, out: &Path) -> Result<()> {
     };
     let mut traffic = Traffic::new(&scenario, play.seed, &mut lab.network)?;
     lab.begin(&mut traffic)?;
+    // Pods and clients have namespaces of their own, and the last one that was set up is still entered.
+    lab.network.enter_node()?;
     let companion = play
         .with
         .as_deref()

@@ -316,8 +316,10 @@ pub fn run(
     };
     let mut rows = run_rows(1, &one, &pilot, stopwatch, &mut |_| false, &mut told)?;
     rows.stopped = Stopped::Enough;
-    // Undecided ones cannot mend what is broken.
-    let more = plan.exact_runs.is_none_or(|runs| runs > PILOT) && !broken(&judged(&rows.rows));
+    // Undecided ones cannot mend what is broken; who asks for a number of rollouts gets that number.
+    let more = plan
+        .exact_runs
+        .map_or_else(|| !broken(&judged(&rows.rows)), |runs| runs > PILOT);
     if more {
         let mut enough = |rows: &[Vec<RunSummary>]| {
             let all = judged(rows);

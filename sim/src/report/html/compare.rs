@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::read::{at, list, number, text, whole};
-use super::{Input, Section, figure, percent, sentences, shares, table};
+use super::{Input, Section, estimated, figure, percent, sentences, shares, table};
 use crate::report::text::thousands;
 use crate::svg::{Anchor, Svg, escape};
 
@@ -80,6 +80,16 @@ fn told(assessment: &Value, path: &str) -> String {
     )
 }
 
+/// The same for a table.
+fn cell(assessment: &Value, path: &str) -> String {
+    let Some(found) = at(assessment, path) else {
+        return String::new();
+    };
+    let share = number(found, "share").map_or_else(|| "none".to_owned(), percent);
+    let end = |key: &str, unknown: f64| number(found, key).unwrap_or(unknown);
+    estimated(&share, (end("low", 0.0), end("high", 1.0)))
+}
+
 /// A row for each setting: failed and late, with intervals.
 fn chart(id: &str, today: &Value, remedies: &[Value], command: &str) -> String {
     let row = 44.0;
@@ -147,7 +157,7 @@ fn difference(remedy: &Value) -> String {
     };
     let part = |path: &str| points(path).unwrap_or_default();
     format!(
-        "{} points [{}, {}]",
+        "{} points<br><span class=\"dim\">[{}, {}]</span>",
         part("failure.estimate"),
         part("failure.low"),
         part("failure.high")
@@ -170,9 +180,9 @@ fn rows(remedies: &[Value]) -> String {
                 escape(text(remedy, "title")),
                 escape(text(remedy, "side"))
             ),
-            told(result, "failure"),
+            cell(result, "failure"),
             difference(remedy),
-            told(result, "late"),
+            cell(result, "late"),
             skew,
             tables,
         ]

@@ -251,6 +251,15 @@ fn percent(share: f64) -> String {
     format!("{text} %")
 }
 
+/// A share over its interval, for a narrow column.
+fn estimated(share: &str, (low, high): (f64, f64)) -> String {
+    format!(
+        "{share}<br><span class=\"dim\">[{}, {}]</span>",
+        percent(low),
+        percent(high)
+    )
+}
+
 /// The sentences of a list in a value.
 fn sentences(value: &Value, path: &str) -> Vec<String> {
     let words = list(value, path).iter().filter_map(Value::as_str);

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::heat::{self, Cell, Safety};
 use super::read::{at, list, text, whole};
-use super::{Input, Section, figure, percent, sentences, shares, table};
+use super::{Input, Section, estimated, figure, percent, sentences, shares, table};
 use crate::report::text::thousands;
 use crate::svg::{Anchor, Svg, escape};
 
@@ -269,24 +269,25 @@ fn bars(id: &str, axes: &[Axis], points: &[Point<'_>], safe_below: f64, command:
 fn rows(axes: &[Axis], points: &[Point<'_>], safe_below: f64) -> String {
     let told = |value: &Value, path: &str| {
         interval(value, path, safe_below).map_or_else(String::new, |cell| {
-            format!(
-                "{} [{}, {}]",
-                percent(cell.share),
-                percent(cell.interval.0),
-                percent(cell.interval.1)
-            )
+            estimated(&percent(cell.share), cell.interval)
         })
     };
     let rows = points.iter().map(|point| {
         let value = point.value;
+        let worst = match text(value, "worst.seed") {
+            "" => String::new(),
+            seed => format!(
+                "<br><span class=\"dim\">worst run: seed {}</span>",
+                escape(seed)
+            ),
+        };
         vec![
-            escape(&label(axes, point)),
+            format!("{}{worst}", escape(&label(axes, point))),
             told(value, "request_fails"),
             told(value, "rollout_has_failure"),
             told(value, "rollout_dead_over_10_s"),
             told(value, "request_connects_late"),
             told(value, "request_finds_no_port"),
-            escape(text(value, "worst.seed")),
         ]
     });
     let head = [
@@ -296,7 +297,6 @@ fn rows(axes: &[Axis], points: &[Point<'_>], safe_below: f64) -> String {
         "dead for over 10 s",
         "connects late",
         "no free port",
-        "seed of the worst run",
     ];
     table(&head, &[1, 2, 3, 4, 5], &rows.collect::<Vec<_>>())
 }
