@@ -8,12 +8,12 @@ use super::{CommonError, Exit, Format, Overrides};
 use crate::advise::{self, Watched};
 use crate::experiment::clock::WallClock;
 use crate::experiment::seeds;
-use crate::experiment::whatif::{self, PlanError, Ran, Selection, WhatIf};
+use crate::experiment::whatif::{self, PlanError, Ran, Selection, SoFar, WhatIf};
 use crate::fit::Fitted;
 use crate::output::{self, Output};
 use crate::report::advise::{self as report, Advice};
 use crate::report::html::{self, Input, Options};
-use crate::report::whatif::View;
+use crate::report::whatif::{View, so_far};
 use crate::scenario::Document;
 use crate::scenario::annotate::Origin;
 
@@ -89,14 +89,8 @@ pub fn run(args: Args) -> Result<u8, CommonError> {
         .map_err(|error| CommonError::Usage(error.to_string()))?;
 
     let (clock, mut teller) = (WallClock::start(), Teller::new());
-    let settings = comparison.candidates.len() + 1;
-    let told = &mut |runs: u64, elapsed| {
-        teller.say(elapsed, || {
-            format!(
-                "{runs} rollouts of each of {settings} settings, {:.1} s",
-                elapsed.as_secs_f64()
-            )
-        });
+    let told = &mut |seen: &SoFar, elapsed| {
+        teller.say(elapsed, || so_far(seen, elapsed));
     };
     let file = args
         .scenario_out

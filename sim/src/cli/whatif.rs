@@ -111,14 +111,7 @@ pub fn run(args: Args) -> Result<u8, CommonError> {
         &plan,
         &clock,
         &Ran::once,
-        &mut |runs, elapsed| {
-            teller.say(elapsed, || {
-                format!(
-                    "{runs} rollouts of each of {settings} settings, {:.1} s",
-                    elapsed.as_secs_f64()
-                )
-            });
-        },
+        &mut |seen, elapsed| teller.say(elapsed, || report::so_far(seen, elapsed)),
     );
     teller.clear();
     let result = result.map_err(args::rows_error)?;

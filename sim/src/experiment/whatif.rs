@@ -378,8 +378,39 @@ pub struct WhatIf {
     pub left_out: Vec<LeftOut>,
 }
 
-/// Compares. `simulate` runs one rollout ([`Ran::once`] unless a test has another); `progress` hears how many rollouts of each
-/// setting there are, and the time.
+/// What a comparison has seen while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SoFar {
+    /// Rollouts of each setting.
+    pub runs: u64,
+    /// Settings, today's included.
+    pub settings: u64,
+    /// Requests that failed as things are today, and of how many.
+    pub today: (u64, u64),
+    /// Remedies with which none has failed.
+    pub none_failed: u64,
+}
+
+impl SoFar {
+    fn of(rows: &[Vec<Ran>]) -> Self {
+        let settings = rows.first().map_or(0, Vec::len);
+        let sum = |setting: usize| {
+            let counts = counts(rows, setting).into_iter();
+            counts.fold((0, 0), |(failed, of), run| {
+                (failed + run.failed, of + run.decided)
+            })
+        };
+        Self {
+            runs: rows.len() as u64,
+            settings: settings as u64,
+            today: sum(0),
+            none_failed: (1..settings).filter(|setting| sum(*setting).0 == 0).count() as u64,
+        }
+    }
+}
+
+/// Compares. `simulate` runs one rollout ([`Ran::once`] unless a test has another); `progress` hears what has been seen so
+/// far, and the time.
 ///
 /// # Errors
 /// The first run that fails.
@@ -389,7 +420,7 @@ pub fn run(
     plan: &Plan,
     stopwatch: &dyn Stopwatch,
     simulate: &(dyn Fn(&Scenario, u64) -> Result<Ran, RunError> + Sync),
-    progress: &mut dyn FnMut(u64, Duration),
+    progress: &mut dyn FnMut(&SoFar, Duration),
 ) -> Result<WhatIf, RowsError> {
     let scenarios: Vec<&Scenario> = std::iter::once(&comparison.today)
         .chain(
@@ -401,7 +432,7 @@ pub fn run(
         .collect();
     let one = |setting: usize, seed: u64| simulate(scenarios[setting], seed);
     let mut enough = |rows: &[Vec<Ran>]| decided(rows, scenarios.len());
-    let mut told = |rows: &[Vec<Ran>], elapsed| progress(rows.len() as u64, elapsed);
+    let mut told = |rows: &[Vec<Ran>], elapsed| progress(&SoFar::of(rows), elapsed);
     let rows = run_rows(
         scenarios.len(),
         &one,

@@ -2,13 +2,14 @@
 //! help what to type, and for the others why not.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use super::sweep::interval_text;
 use super::text::{Align, Look, Tone, columns, count_of, percent, thousands, wrap};
 use crate::experiment::paired::{Difference, Verdict};
 use crate::experiment::rows::Stopped;
 use crate::experiment::stats::Interval;
-use crate::experiment::whatif::{Assessment, Estimate, Tried, WhatIf};
+use crate::experiment::whatif::{Assessment, Estimate, SoFar, Tried, WhatIf};
 
 /// How to show it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +24,19 @@ pub struct View {
 
 /// Characters on a line.
 const WIDTH: usize = 110;
+
+/// The line while it runs.
+pub fn so_far(seen: &SoFar, elapsed: Duration) -> String {
+    format!(
+        "{} of each of {} settings, {:.1} s; today {} fail so far, with {} of {} remedies none",
+        count_of(seen.runs, "rollout", "rollouts"),
+        seen.settings,
+        elapsed.as_secs_f64(),
+        percent(seen.today.0, seen.today.1),
+        seen.none_failed,
+        seen.settings.saturating_sub(1)
+    )
+}
 
 /// The whole report.
 pub fn text(result: &WhatIf, view: &View) -> String {

@@ -179,15 +179,27 @@ fn the_best_comes_first_and_ones_own_takes_part() {
         ..Selection::default()
     };
     let comparison = plan(&small(), &selection).expect("good");
+    let mut last = None;
     let result = run(
         &comparison,
         None,
         &Plan::default(),
         &Still,
         &fails,
-        &mut |_, _| {},
+        &mut |seen, _| last = Some(*seen),
     )
     .expect("runs");
+    let last = last.expect("it was told");
+    assert_eq!((last.runs, last.settings), (result.runs, 4));
+    assert_eq!(
+        last.today,
+        (result.today.failure.count, result.today.failure.of)
+    );
+    let none = result
+        .remedies
+        .iter()
+        .filter(|tried| tried.result.failure.count == 0);
+    assert_eq!(last.none_failed, none.count() as u64);
     let ids: Vec<&str> = result
         .remedies
         .iter()
