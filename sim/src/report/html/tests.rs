@@ -237,7 +237,7 @@ fn every_kind_of_result_makes_a_sound_page_with_its_command() {
     // What comes from a file stays text.
     assert!(page.contains("a &lt;b&gt;") && !page.contains("a <b>") && page.contains("&lt;n&gt;"));
     for words in [
-        "below 0.1 %: surely at 1 settings, undecided at 2, surely not at 1.",
+        "below 0.1 %: surely at 1 settings, undecided at 1, surely not at 2.",
         "p(fail) &lt; 1 %: surely at 1 settings, undecided at 1, surely not at 1.",
         "1 of 3 broken.",
         "the limit lies between",
