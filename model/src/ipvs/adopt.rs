@@ -8,7 +8,6 @@ use super::service::{DestId, ServiceKey};
 use super::state::State;
 use super::table::{self, EntryId};
 use super::{Ipvs, Jiffies};
-use crate::index::NONE;
 use crate::segment::{Endpoint, Proto, Tuple};
 use crate::time::Instant;
 
@@ -53,8 +52,7 @@ impl Ipvs {
             let net = listed.client.ip.to_bits() & persistence.netmask;
             let net = Endpoint::new(net.into(), 0);
             if let Some(template) = self.table.find_template(listed.proto, net, listed.virt) {
-                self.table.get_mut(id).control = template.0;
-                self.table.get_mut(template).n_control += 1;
+                self.table.put_under(id, template);
             }
         }
         let timeout = match (persistence, flags & table::TEMPLATE != 0, listed.proto) {
@@ -96,12 +94,12 @@ impl Ipvs {
         drop_conntrack: &mut impl FnMut(Jiffies, &Tuple),
     ) {
         let jiffies = self.clock.jiffies(now);
-        if self.table.get(id).n_control > 0 {
-            let mine = |entry: &table::Entry| entry.control == id.0;
+        if self.table.get(id).controls() > 0 {
+            let mine = |entry: &table::Entry| entry.template() == Some(id);
             let controlled = self.table.iter().filter(|(_, entry)| mine(entry));
             let controlled = controlled.map(|(id, _)| id).collect::<Vec<_>>();
             for entry in controlled {
-                self.table.get_mut(entry).control = NONE;
+                self.table.release(entry);
             }
         }
         self.destroy(jiffies, id, drop_conntrack);

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use super::service::DestId;
 use super::table::EntryId;
 use super::{Ipvs, Jiffies};
-use crate::index::NONE;
 use crate::time::Instant;
 
 /// What the table says that a destination should count: active, inactive, templates.
@@ -32,8 +31,8 @@ impl Ipvs {
                 (false, false) => 1,
             };
             counts.entry(entry.dest()).or_default()[place] += 1;
-            if entry.is_controlled() {
-                *controlled.entry(EntryId(entry.control)).or_default() += 1;
+            if let Some(template) = entry.template() {
+                *controlled.entry(template).or_default() += 1;
             }
         }
         if live != self.table.len() {
@@ -42,8 +41,8 @@ impl Ipvs {
         }
         for (id, entry) in self.table.iter() {
             let wanted = controlled.get(&id).copied().unwrap_or(0);
-            if entry.n_control != wanted {
-                let said = entry.n_control;
+            let said = entry.controls();
+            if said != wanted {
                 return Err(format!("{id:?} controls {wanted} entries, it says {said}"));
             }
         }
@@ -74,8 +73,8 @@ impl Ipvs {
         if !self.table.is_chained(id) {
             return complain("it is in no chain");
         }
-        if entry.control != NONE {
-            let template = self.table.get(EntryId(entry.control));
+        if let Some(template) = entry.template() {
+            let template = self.table.get(template);
             if !template.is_template() || template.dest() != entry.dest() {
                 return complain("what controls it is no template of its destination");
             }

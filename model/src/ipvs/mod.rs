@@ -180,7 +180,7 @@ impl Ipvs {
         id: EntryId,
         drop_conntrack: &mut impl FnMut(Jiffies, &Tuple),
     ) {
-        if self.table.get(id).n_control > 0 {
+        if self.table.get(id).controls() > 0 {
             // It controls others: sixty more seconds, and for a template every time from now on (facts 4.3).
             self.table.get_mut(id).timeout = self.clock.ticks(60) as u32;
             let now = Moment {
@@ -199,10 +199,8 @@ impl Ipvs {
         id: EntryId,
         drop_conntrack: &mut impl FnMut(Jiffies, &Tuple),
     ) {
+        self.table.release(id);
         let entry = self.table.remove(id);
-        if entry.is_controlled() {
-            self.table.get_mut(EntryId(entry.control)).n_control -= 1;
-        }
         if entry.keeps_conntrack() && entry.client.port != 0 {
             drop_conntrack(now, &entry.tuple());
         }
@@ -221,7 +219,7 @@ impl Ipvs {
     fn flush_deleted(&mut self, now: Jiffies, drop_conntrack: &mut impl FnMut(Jiffies, &Tuple)) {
         let gone = |ipvs: &Self, id: EntryId| {
             let entry = ipvs.table.get(id);
-            !ipvs.dests.get(entry.dest).available && entry.n_control == 0
+            !ipvs.dests.get(entry.dest).available && entry.controls() == 0
         };
         // Templates come after the connections that they control.
         for templates in [false, true] {
@@ -267,9 +265,8 @@ impl Ipvs {
     }
 
     fn assure_template(&mut self, id: EntryId) {
-        let control = self.table.get(id).control;
-        if control != crate::index::NONE {
-            self.table.get_mut(EntryId(control)).flags |= table::ASSURED;
+        if let Some(template) = self.table.get(id).template() {
+            self.table.get_mut(template).flags |= table::ASSURED;
         }
     }
 }

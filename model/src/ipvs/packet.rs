@@ -234,7 +234,7 @@ impl Ipvs {
                 state: entry.state,
                 no_output: false,
                 controlled: entry.is_controlled(),
-                controls: entry.n_control > 0,
+                controls: entry.controls() > 0,
                 nfct: entry.keeps_conntrack(),
                 ct,
             },
@@ -242,7 +242,7 @@ impl Ipvs {
     }
 
     fn expire_now(&mut self, now: Moment, id: EntryId, trigger: Trigger) {
-        if self.table.get(id).n_control == 0 || trigger == Trigger::Deleted {
+        if self.table.get(id).controls() == 0 || trigger == Trigger::Deleted {
             self.table.expire_now(now, id);
         }
     }
@@ -281,8 +281,7 @@ impl Ipvs {
         };
         let id = self.bind(tuple.proto, tuple.src, tuple.dst, dest, 0);
         if control != NONE {
-            self.table.get_mut(id).control = control;
-            self.table.get_mut(EntryId(control)).n_control += 1;
+            self.table.put_under(id, EntryId(control));
             self.table.arm(&self.clock, now, EntryId(control));
         }
         let rule = match rescheduled {

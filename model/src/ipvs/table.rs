@@ -30,31 +30,31 @@ const EXPIRING: u8 = 1 << 5;
 /// The slot is in use.
 const LIVE: u8 = 1 << 6;
 
-/// One entry. Compact: a table of 28,232 fits in 1.8 MB.
+/// One entry. Compact: a table of 28,232 fits in 1.6 MB.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
     /// The tick of the timer's bucket.
     fires: Jiffies,
-    /// The tick under which the queue knows the slot; never after `fires`.
-    filed: Jiffies,
     /// When the timer entered its bucket.
     armed: Instant,
+    /// The queue knows the slot under the tick so many before `fires`.
+    early: u32,
     /// So many ticks before `fires` is the deadline.
     late: u32,
-    pub(super) client: Endpoint,
-    pub(super) virt: Endpoint,
-    pub(super) dest: DestId,
     /// Lifetime after a packet, in ticks.
     pub(super) timeout: u32,
-    pub(super) control: u32,
-    pub(super) n_control: u32,
+    pub(super) dest: DestId,
+    /// Of a template: how many entries it controls. Of any other: the template that controls it, or [`NONE`].
+    control: u32,
     next: u32,
+    pub(super) client: Endpoint,
+    pub(super) virt: Endpoint,
     pub(super) proto: Proto,
     pub(super) state: State,
     pub(super) flags: u8,
 }
 
-const _: () = assert!(size_of::<Entry>() <= 64);
+const _: () = assert!(size_of::<Entry>() <= 56);
 
 impl Entry {
     /// The client's address and port; port 0 for a template.
@@ -114,7 +114,30 @@ impl Entry {
 
     /// Whether the entry belongs to a template.
     pub const fn is_controlled(&self) -> bool {
-        self.control != NONE
+        self.template().is_some()
+    }
+
+    /// The template that the entry belongs to.
+    pub(super) const fn template(&self) -> Option<EntryId> {
+        if self.flags & TEMPLATE != 0 || self.control == NONE {
+            None
+        } else {
+            Some(EntryId(self.control))
+        }
+    }
+
+    /// How many entries belong to this one.
+    pub(super) const fn controls(&self) -> u32 {
+        if self.flags & TEMPLATE != 0 {
+            self.control
+        } else {
+            0
+        }
+    }
+
+    /// The tick under which the queue knows the slot; never after `fires`.
+    const fn filed(&self) -> Jiffies {
+        Jiffies(self.fires.0 - self.early as u64)
     }
 
     /// Whether the entry was told to expire at the next tick.
@@ -224,7 +247,7 @@ impl Table {
     /// Whether the queue of timers will come to an entry in time.
     pub(super) fn is_filed(&self, id: EntryId) -> bool {
         let entry = self.get(id);
-        entry.filed <= entry.fires && self.timers.next() <= entry.filed
+        self.timers.next() <= entry.filed()
     }
 
     /// The first entry of a client's chain that `is_it` accepts.
@@ -286,15 +309,14 @@ impl Table {
     ) -> EntryId {
         let entry = Entry {
             fires: Jiffies::NEVER,
-            filed: Jiffies::NEVER,
             armed: Instant::ZERO,
+            early: 0,
             late: 0,
             client,
             virt,
             dest,
             timeout,
-            control: NONE,
-            n_control: 0,
+            control: if flags & TEMPLATE != 0 { 0 } else { NONE },
             next: self.index.head(proto, client),
             proto,
             state: State::No,
@@ -313,6 +335,20 @@ impl Table {
         self.index.set_head(proto, client, slot);
         self.live += 1;
         EntryId(slot)
+    }
+
+    /// Puts an entry under a template.
+    pub(super) fn put_under(&mut self, id: EntryId, template: EntryId) {
+        self.get_mut(id).control = template.0;
+        self.get_mut(template).control += 1;
+    }
+
+    /// Takes an entry out from under its template, which may go on its own.
+    pub(super) fn release(&mut self, id: EntryId) {
+        if let Some(template) = self.get(id).template() {
+            self.get_mut(id).control = NONE;
+            self.get_mut(template).control -= 1;
+        }
     }
 
     /// Unlinks an entry and returns what it was.
@@ -338,13 +374,16 @@ impl Table {
     #[inline(always)]
     fn enqueue(&mut self, now: Instant, id: EntryId, expires: Jiffies, fires: Jiffies) {
         let entry = &mut self.slots[id.0 as usize];
+        let filed = entry.filed();
         if entry.fires != fires {
             (entry.fires, entry.armed) = (fires, now);
         }
         entry.late = (fires.0 - expires.0) as u32;
-        if fires < entry.filed {
-            entry.filed = fires;
+        if fires < filed {
+            entry.early = 0;
             self.timers.file(fires, id.0);
+        } else {
+            entry.early = (fires.0 - filed.0) as u32;
         }
     }
 
@@ -395,14 +434,14 @@ impl Table {
             let mut due = Vec::new();
             for &slot in &slots {
                 let entry = &mut self.slots[slot as usize];
-                if !entry.is_live() || entry.filed != tick {
+                if !entry.is_live() || entry.filed() != tick {
                     continue;
                 }
+                entry.early = 0;
                 if entry.fires <= tick {
-                    entry.filed = Jiffies::NEVER;
+                    entry.fires = Jiffies::NEVER;
                     due.push(EntryId(slot));
                 } else {
-                    entry.filed = entry.fires;
                     self.timers.file(entry.fires, slot);
                 }
             }
