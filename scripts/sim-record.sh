@@ -141,9 +141,10 @@ list_conntrack() {
         if (hit) print }'
     fi
 }
+# A persistence template that was invalidated keeps its service's address only: its ports are 65535.
 list_ipvs() {
   if [ -z "$service" ]; then cat "$proc/net/ip_vs_conn"
-  else awk -v at="$hex" '$1 == "Pro" || ($4 " " $5) == at' "$proc/net/ip_vs_conn"; fi
+  else awk -v at="$hex" '$1 == "Pro" || ($4 " " $5) == at || $5 == "FFFF" && $4 == substr(at, 1, 8)' "$proc/net/ip_vs_conn"; fi
 }
 
 # Size of all files, in KiB.

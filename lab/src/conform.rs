@@ -64,6 +64,9 @@ pub struct Summary {
     /// The logs.
     #[arg(required = true)]
     logs: Vec<PathBuf>,
+    /// Renew the tables of this document, between `<!-- counts -->` and the like, instead of printing them.
+    #[arg(long)]
+    doc: Option<PathBuf>,
 }
 
 /// One seed's line in the log.
@@ -265,13 +268,21 @@ impl Conform {
 }
 
 impl Summary {
-    /// Prints the tables.
+    /// Prints the tables, or puts them into a document.
     pub fn run(self) -> Result<()> {
         let mut lines = Vec::new();
         for log in &self.logs {
             lines.append(&mut read_log(log)?);
         }
-        print!("{}", summary::text(&lines, true));
+        match &self.doc {
+            None => print!("{}", summary::text(&lines, true)),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read {}", path.display()))?;
+                std::fs::write(path, summary::renew(&text, &lines)?)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+            }
+        }
         Ok(())
     }
 }

@@ -653,6 +653,17 @@ impl Generator {
             "net."
         };
         let key = format!("{prefix}{key}");
+        if key.ends_with("secure_tcp") && value == "0" {
+            // States that only the flood defence has meet the plain tables now, segments without a meaning among others.
+            for _ in 0..4 {
+                self.current = self.rng.random_range(0..self.flows.len());
+                if !self.flows[self.current].udp {
+                    let action = self.stray(Side::Client, 0, 0, 0);
+                    let wait_us = 1000;
+                    self.planned.push(Step { wait_us, action });
+                }
+            }
+        }
         Action::Sysctl { key, value }
     }
 

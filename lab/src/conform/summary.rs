@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use anyhow::{Result, bail};
 use ipvs_sim::diff::coverage::all_cells;
 
 use super::Line;
@@ -18,8 +19,8 @@ struct Sum<'a> {
     coverage: BTreeMap<&'a str, u64>,
 }
 
-/// The summary. `tables`: with the coverage, cell by cell.
-pub fn text(lines: &[Line], tables: bool) -> String {
+/// The logs added up, by kernel.
+fn sums(lines: &[Line]) -> BTreeMap<&str, Sum<'_>> {
     let mut kernels = BTreeMap::<&str, Sum>::new();
     for line in lines {
         let sum = kernels.entry(&line.kernel).or_default();
@@ -50,17 +51,13 @@ pub fn text(lines: &[Line], tables: bool) -> String {
             }
         }
     }
-    let mut out = String::new();
-    out.push_str("| kernel | seeds | steps | packets | verdicts | listings | entries | seeds that diverge | lab failures |\n");
-    out.push_str("|---|---|---|---|---|---|---|---|---|\n");
-    for (kernel, sum) in &kernels {
-        let [steps, packets, verdicts, listings, entries] = sum.counts;
-        let _ = writeln!(
-            out,
-            "| {kernel} | {} | {steps} | {packets} | {verdicts} | {listings} | {entries} | {} | {} |",
-            sum.seeds, sum.diverging, sum.failed
-        );
-    }
+    kernels
+}
+
+/// The summary. `tables`: with the coverage, cell by cell.
+pub fn text(lines: &[Line], tables: bool) -> String {
+    let kernels = sums(lines);
+    let mut out = counts(&kernels);
     for (kernel, sum) in &kernels {
         list(
             &mut out,
@@ -75,6 +72,71 @@ pub fn text(lines: &[Line], tables: bool) -> String {
     }
     if tables {
         coverage(&mut out, &kernels);
+    }
+    out
+}
+
+/// Renews the parts of a document that stand between `<!-- NAME -->` and `<!-- /NAME -->`: `counts`, `unchecked` and
+/// `coverage`.
+///
+/// # Errors
+/// If a part is not there.
+pub fn renew(document: &str, lines: &[Line]) -> Result<String> {
+    let kernels = sums(lines);
+    let mut tables = String::new();
+    coverage(&mut tables, &kernels);
+    let parts = [
+        ("counts", counts(&kernels)),
+        ("unchecked", unchecked(&kernels)),
+        ("coverage", tables),
+    ];
+    let mut document = document.to_owned();
+    for (name, text) in parts {
+        let (begin, end) = (format!("<!-- {name} -->"), format!("<!-- /{name} -->"));
+        let from = document.find(&begin).map(|at| at + begin.len());
+        let to = document.find(&end);
+        let (Some(from), Some(to)) = (from, to) else {
+            bail!("the document lacks `{begin}` or `{end}`");
+        };
+        if from > to {
+            bail!("`{end}` comes before `{begin}`");
+        }
+        document.replace_range(from..to, &format!("\n{}\n", text.trim()));
+    }
+    Ok(document)
+}
+
+fn counts(kernels: &BTreeMap<&str, Sum>) -> String {
+    let mut out = String::new();
+    out.push_str("| kernel | seeds | steps | packets | verdicts | listings | entries | seeds that diverge | lab failures |\n");
+    out.push_str("|---|---|---|---|---|---|---|---|---|\n");
+    for (kernel, sum) in kernels {
+        let [steps, packets, verdicts, listings, entries] = sum.counts;
+        let _ = writeln!(
+            out,
+            "| {kernel} | {} | {steps} | {packets} | {verdicts} | {listings} | {entries} | {} | {} |",
+            sum.seeds, sum.diverging, sum.failed
+        );
+    }
+    out
+}
+
+/// What was not checked, the kernels side by side.
+fn unchecked(kernels: &BTreeMap<&str, Sum>) -> String {
+    let names = kernels.keys().copied().collect::<Vec<_>>();
+    let mut whys = kernels
+        .values()
+        .flat_map(|sum| sum.not_checked.keys().copied())
+        .collect::<Vec<_>>();
+    whys.sort_unstable();
+    whys.dedup();
+    let columns = "|---".repeat(names.len());
+    let mut out = format!("| | {} |\n|---{columns}|\n", names.join(" | "));
+    for why in whys {
+        let counts = kernels.values();
+        let counts = counts.map(|sum| sum.not_checked.get(why).copied().unwrap_or(0).to_string());
+        let counts = counts.collect::<Vec<_>>().join(" | ");
+        let _ = writeln!(out, "| {why} | {counts} |");
     }
     out
 }
@@ -162,5 +224,32 @@ fn coverage(out: &mut String, kernels: &BTreeMap<&str, Sum>) {
             group = kind;
         }
         let _ = writeln!(out, "| {name} | {} |", count(cell));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(kernel: &str, seed: u64) -> Line {
+        let text = format!(
+            r#"{{"kernel":"{kernel}","seed":{seed},"steps":2000,"config":"c","set":[],"packets":7,
+                "not_checked":{{"packet at the end of the capture":1}},"coverage":{{"rule/Scheduled":3}}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_document_gets_the_numbers_of_the_logs() {
+        let lines = [line("6.1.192", 1), line("6.1.192", 2), line("6.12.117", 1)];
+        let document = "# A\n<!-- counts -->\nold\n<!-- /counts -->\nb\n<!-- unchecked --><!-- /unchecked -->\n\
+                        <!-- coverage -->\n<!-- /coverage -->\nend";
+        let renewed = renew(document, &lines).unwrap();
+        assert!(renewed.contains("| 6.1.192 | 2 | 4000 | 14 |"), "{renewed}");
+        assert!(renewed.contains("| packet at the end of the capture | 2 | 1 |"));
+        assert!(renewed.contains("| Scheduled | 6 / 3 |"));
+        assert!(!renewed.contains("old") && renewed.ends_with("end"));
+        assert_eq!(renew(&renewed, &lines).unwrap(), renewed);
+        assert!(renew("# nothing", &lines).is_err());
     }
 }

@@ -6,6 +6,10 @@ use std::sync::Arc;
 use super::lines::Lines;
 use super::place::{Parsed, Place, ReadError, Skipped, Stamp};
 
+/// How a line is counted that has no end.
+pub(super) const LINE_BROKEN_OFF: &str = "line broken off or longer than 64 KiB";
+/// How a file is counted that ends within a block header.
+pub(super) const HEADER_BROKEN_OFF: &str = "last block header broken off";
 /// Begins a line by which a recorder says that rows may be missing in its block; the reason follows.
 pub const INCOMPLETE: &str = "# incomplete: ";
 
@@ -112,8 +116,7 @@ impl<R: BufRead, T, P: FnMut(&str) -> Parsed<T>> Blocks<R, P> {
         let place = Place::Line(number);
         if doubtful {
             block.complete = false;
-            self.skipped
-                .count(&self.file, "line broken off or longer than 64 KiB", place);
+            self.skipped.count(&self.file, LINE_BROKEN_OFF, place);
             return;
         }
         if text.trim().is_empty() {
@@ -173,8 +176,8 @@ impl<R: BufRead, T, P: FnMut(&str) -> Parsed<T>> Blocks<R, P> {
         let stamp = Stamp::parse(text[1..].trim());
         if cut {
             // The time may lack digits: a block that cannot be dated is no block.
-            let why = "last block header broken off";
-            self.skipped.count(&self.file, why, Place::Line(number));
+            let place = Place::Line(number);
+            self.skipped.count(&self.file, HEADER_BROKEN_OFF, place);
             return Ok(None);
         }
         match stamp {

@@ -55,6 +55,10 @@ pub struct Events {
     streams: Vec<Stream>,
     /// When the clock was set back the last time: the epoch that began, and the time it showed before.
     step: Option<(u32, Stamp)>,
+    /// The epoch of the last event that was given.
+    epoch: u32,
+    /// Where packets or rules end because their file broke off.
+    broken: Option<Stamp>,
     disordered: Skipped,
 }
 
@@ -104,6 +108,8 @@ impl Events {
         let mut events = Self {
             streams: sources.into_iter().map(stream).collect(),
             step: None,
+            epoch: 0,
+            broken: None,
             disordered: Skipped::default(),
         };
         for index in 0..events.streams.len() {
@@ -131,12 +137,23 @@ impl Events {
             .enumerate()
             .filter_map(|(index, stream)| Some((stream.epoch, stream.head.as_ref()?.at, index)))
             .min();
-        let Some((_, _, index)) = first else {
+        let Some((epoch, _, index)) = first else {
             return Ok(None);
         };
-        let event = self.streams[index].head.take();
+        let mut event = self.streams[index].head.take();
+        if let Some(event) = &mut event {
+            // The clock is one for all files: it was set once, whichever of them show it.
+            event.stepped_back = epoch > self.epoch;
+            self.epoch = epoch;
+        }
         self.fill(index)?;
         Ok(event)
+    }
+
+    /// The time of the last packet, or of the last block of rules, of a file that broke off: what the other files show after it
+    /// cannot be compared.
+    pub const fn broken_off(&self) -> Option<Stamp> {
+        self.broken
     }
 
     /// What was read past so far, in all files.
@@ -163,6 +180,9 @@ impl Events {
     fn fill(&mut self, index: usize) -> Result<(), ReadError> {
         let stream = &mut self.streams[index];
         let Some(mut event) = stream.source.next_event()? else {
+            if stream.source.is_broken_off() {
+                self.broken = Some(self.broken.map_or(stream.last, |b| b.min(stream.last)));
+            }
             return Ok(());
         };
         if event.at < stream.last {
@@ -174,7 +194,6 @@ impl Events {
             } else {
                 self.disordered
                     .count(&event.file, "clock set back", event.place);
-                event.stepped_back = true;
                 stream.epoch += 1;
                 if self.step.is_none_or(|(epoch, _)| epoch < stream.epoch) {
                     self.step = Some((stream.epoch, stream.last));
@@ -196,6 +215,20 @@ impl Iterator for Events {
 }
 
 impl Source {
+    /// Packets or rules whose file ended in the middle of something.
+    fn is_broken_off(&self) -> bool {
+        match self {
+            Self::Packets(packets) => packets.skipped().of(super::pcap::BROKEN_OFF) > 0,
+            Self::Rules(rows, _) => [
+                super::blocks::LINE_BROKEN_OFF,
+                super::blocks::HEADER_BROKEN_OFF,
+            ]
+            .into_iter()
+            .any(|why| rows.skipped().of(why) > 0),
+            _ => false,
+        }
+    }
+
     fn next_event(&mut self) -> Result<Option<Event>, ReadError> {
         match self {
             Self::Packets(packets) => {

@@ -15,6 +15,8 @@ use super::place::{Place, ReadError, Skipped, Stamp};
 pub const MAGIC_NANOS: u32 = 0xa1b2_3c4d;
 /// The buffer to begin with: holds any packet of the usual snapshot length of 256 KiB.
 const BUFFER: usize = 1 << 20;
+/// How a file is counted that ends within a packet.
+pub(super) const BROKEN_OFF: &str = "last packet broken off";
 /// No packet or block is larger: a length beyond this is a damaged file.
 const BLOCK_MAX: usize = 16 << 20;
 
@@ -174,8 +176,7 @@ impl<'r> Packets<'r> {
             Some(Step::BrokenOff) if self.impossible(reader.data()) => None,
             Some(Step::BrokenOff) => {
                 let place = Place::Packet(self.number + 1);
-                self.skipped
-                    .count(&self.file, "last packet broken off", place);
+                self.skipped.count(&self.file, BROKEN_OFF, place);
                 Some(Step::End)
             }
             step => step,

@@ -29,6 +29,15 @@ pub(super) enum Seen {
     TooEarly,
 }
 
+/// A host that the node says it cannot reach.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unreachable {
+    /// The packet that the error quotes.
+    pub about: Tuple,
+    /// The error came within a packet's transit of that packet.
+    pub at_once: bool,
+}
+
 /// Events with a look-ahead.
 pub(super) struct Ahead {
     events: Events,
@@ -109,6 +118,63 @@ impl Ahead {
                 return Ok(false);
             }
         }
+    }
+
+    /// The node's ICMP errors "host unreachable" that follow within `span`.
+    pub(super) fn unreachable_within(
+        &mut self,
+        at: Stamp,
+        span: Span,
+    ) -> Result<impl Iterator<Item = Unreachable> + '_, ReadError> {
+        let until = Stamp(at.0.saturating_add(span.0));
+        self.reach(until)?;
+        let transit = self.transit;
+        let packets = self
+            .held
+            .iter()
+            .take_while(move |event| event.at <= until && !event.stepped_back)
+            .filter_map(|event| match &event.body {
+                Body::Packet(packet) => Some((event.at, packet)),
+                _ => None,
+            });
+        let quoted = packets.clone();
+        Ok(
+            packets.filter_map(move |(at, packet)| match &packet.content {
+                Content::Icmp { error, .. } if error.kind == IcmpKind::HostUnreachable => {
+                    let mut asked = quoted.clone().filter(|(then, other)| {
+                        *then <= at && at.since(*then) <= transit && is_tuple(other, &error.about)
+                    });
+                    Some(Unreachable {
+                        about: error.about,
+                        at_once: asked.next().is_some(),
+                    })
+                }
+                _ => None,
+            }),
+        )
+    }
+
+    /// Where the next packet goes that `from` sends within `span` to a receiver that `is_wanted`.
+    pub(super) fn next_towards(
+        &mut self,
+        at: Stamp,
+        span: Span,
+        from: Endpoint,
+        is_wanted: impl Fn(Endpoint) -> bool,
+    ) -> Result<Option<Endpoint>, ReadError> {
+        let until = Stamp(at.0.saturating_add(span.0));
+        self.reach(until)?;
+        let events = self.held.iter().take_while(|event| event.at <= until);
+        let mut receivers = events.filter_map(|event| match &event.body {
+            Body::Packet(packet) => match &packet.content {
+                Content::Segment { segment, .. } if segment.tuple.src == from => {
+                    Some(segment.tuple.dst)
+                }
+                _ => None,
+            },
+            _ => None,
+        });
+        Ok(receivers.find(|to| is_wanted(*to)))
     }
 
     /// Whether a packet of the tuple, in either direction, follows within `span`.
@@ -222,10 +288,16 @@ impl Ahead {
                 self.transit_max = self.transit_max.max(at.since(entered.at));
                 Ok(seen)
             }
+            // What would have left after a file's broken end is not in it.
+            _ if self.events.broken_off().is_some_and(|end| until > end) => Ok(Seen::TooEarly),
             _ if whole => Ok(Seen::Nothing),
             _ => Ok(Seen::TooEarly),
         }
     }
+}
+
+fn is_tuple(packet: &Packet, tuple: &Tuple) -> bool {
+    matches!(&packet.content, Content::Segment { segment, .. } if segment.tuple == *tuple)
 }
 
 /// What `packet` says of the fate of `segment`, if anything.

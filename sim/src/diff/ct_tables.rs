@@ -7,6 +7,7 @@ use ipvs_model::segment::{Proto, Tuple};
 
 use super::ahead::Ahead;
 use super::doubt::{COLLECTED, WHICH_EVICTED};
+use super::missed::{MAYBE_CHANGED, UNSPOKEN};
 use super::replay::{CT, Replay};
 use super::report::Class;
 use crate::capture::{ConntrackChange, ConntrackEvent, ConntrackLine, Event, ReadError, Table};
@@ -49,14 +50,18 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Whether a conntrack entry belongs to a service, if only a deleted one, or a real server of this capture.
+    /// Whether a conntrack entry belongs to a service, if only a deleted one, or begins or ends at a real server of this capture.
+    /// Other services may have the same real servers.
     fn concerns(&self, line: &ConntrackLine) -> bool {
         let service = ipvs_model::ipvs::service::ServiceKey {
             proto: line.orig.proto,
             addr: line.orig.dst,
         };
+        if self.tracks_direct(&line.orig) || self.tracks_direct(&line.reply) {
+            return false;
+        }
         self.services.contains(&service)
-            || self.servers.contains(&line.reply.src)
+            || self.servers.contains(&line.orig.dst)
             || self.servers.contains(&line.orig.src)
     }
 
@@ -108,6 +113,7 @@ impl Replay<'_> {
         ahead: &mut Ahead,
     ) -> Result<(), ReadError> {
         self.report.entries += 1;
+        self.report.tracked += 1;
         let class = self.ct_difference(line);
         let Some(class) = class else {
             return Ok(());
@@ -116,6 +122,14 @@ impl Replay<'_> {
         if !known && line.timeout_s == Some(0) {
             self.report
                 .not_checked("conntrack entry listed in its last second");
+            return Ok(());
+        }
+        let direct = self.servers.contains(&line.orig.dst) || self.servers.contains(&line.orig.src);
+        if !known && direct && !self.setup.exact {
+            // Nothing says that its packets, such as a probe's, are in the capture.
+            self.report.not_checked(
+                "conntrack entry of a real server and a peer that does not ask a service",
+            );
             return Ok(());
         }
         if let Some(why) = self.ct_quiet(event, line.orig, known, ahead)? {
@@ -146,6 +160,13 @@ impl Replay<'_> {
                 "entry older than the capture, taken from its first listing",
             ));
         }
+        let service = ipvs_model::ipvs::service::ServiceKey {
+            proto: tuple.proto,
+            addr: tuple.dst,
+        };
+        if self.services.contains(&service) && self.is_unspoken(service) {
+            return Ok(Some(UNSPOKEN));
+        }
         if self.adopted.contains(&tuple) {
             return Ok(Some(
                 "conntrack entry of a connection older than the capture",
@@ -153,6 +174,9 @@ impl Replay<'_> {
         }
         if !self.counted && self.may_have_merged(tuple) {
             return Ok(Some(COLLECTED));
+        }
+        if self.setup.lossy {
+            return Ok(Some(MAYBE_CHANGED));
         }
         if self.full {
             return Ok(Some(WHICH_EVICTED));

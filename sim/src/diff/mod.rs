@@ -8,8 +8,10 @@ mod ahead;
 pub mod coverage;
 mod crowd;
 mod ct_tables;
+mod dead;
 mod doubt;
 mod drawn;
+mod missed;
 mod phase;
 mod replay;
 pub mod report;
@@ -105,7 +107,15 @@ fn compare(capture: &Capture) -> Result<(Option<Setup>, Option<Clock>, Report), 
         );
         return Ok((None, None, report));
     }
-    let (clock, report) = fit(capture, &mut setup)?;
+    let (mut clock, mut report) = fit(capture, &mut setup)?;
+    if report.missed > 0 && report.divergence_count() > 0 {
+        setup.lossy = true;
+        (clock, report) = fit(capture, &mut setup)?;
+    }
+    if report.missed > 0 {
+        let note = "this capture missed packets: that one is not in it proves nothing";
+        report.notes.push(note.to_owned());
+    }
     Ok((Some(setup), Some(clock), report))
 }
 
@@ -117,6 +127,10 @@ fn fit(capture: &Capture, setup: &mut Setup) -> Result<(Clock, Report), ReadErro
     for (nat, tracking) in variants {
         if best.1.divergence_count() == 0 {
             break;
+        }
+        if !tracking && best.1.tracked > 0 {
+            // A listing shows that connections of its services are tracked.
+            continue;
         }
         let other = Setup {
             nat,

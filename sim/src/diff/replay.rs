@@ -34,8 +34,12 @@ const FORGET_EVERY: u64 = 65_536;
 /// Observations of timers that are kept for finding the node's tick grid.
 const EVIDENCE_MAX: usize = 20_000;
 
+/// Why nothing is said of what a change of the rules explains.
+pub(super) const CHANGE_OF_RULES: &str =
+    "moment of a change of the rules, which the next listing shows";
+
 /// A change of the rules is looked for in the listing that follows within this.
-const LISTING_MAX: Span = Span::from_secs(2);
+pub(super) const LISTING_MAX: Span = Span::from_secs(2);
 
 /// What is remembered of the last packet of an IPVS entry: how its timer was armed.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +87,8 @@ pub(super) struct Replay<'a> {
     vips: BTreeSet<Ipv4Addr>,
     /// Virtual services that are or were there.
     pub services: BTreeSet<ServiceKey>,
+    /// Of them, those that a packet was seen for.
+    pub spoken: BTreeSet<ServiceKey>,
     /// Other addresses of the node, as masquerading shows them.
     own: BTreeSet<Ipv4Addr>,
     /// The recording counts the conntrack entries before each packet: what the collector did is known.
@@ -93,12 +99,20 @@ pub(super) struct Replay<'a> {
     pub adopted: BTreeSet<Tuple>,
     /// Clients' tuples that diverged since the last listing of each table: what follows is not a new fault.
     pub spoilt: [BTreeSet<Tuple>; 2],
+    /// Real servers that a listing lacked, and when it was: they may have been deleted some time before.
+    pub unlisted: Vec<(ServiceKey, Endpoint, Instant)>,
     /// Services whose scheduler may be in any of several states.
     pub schedulers: BTreeMap<ServiceKey, Vec<Scheduler>>,
     /// Which tables have been listed at least once.
     pub listed: [bool; 2],
     /// The clock was set: the next listing of each table is taken over without complaint.
     pub take_over: [bool; 2],
+    /// Conversations with real servers that ask no service, with their last packet.
+    pub direct: BTreeMap<(Endpoint, Endpoint), Instant>,
+    /// Real servers, with their services, that have connections of which no packet is seen to enter.
+    pub uncounted: BTreeSet<(ServiceKey, Endpoint)>,
+    /// Real servers whose neighbour entry fails.
+    pub silent: BTreeSet<Ipv4Addr>,
     /// Services that the model has no place for.
     pub foreign: BTreeSet<Endpoint>,
     /// Tuples of conntrack entries, in both directions, with their deadlines.
@@ -130,14 +144,19 @@ impl<'a> Replay<'a> {
             servers: BTreeSet::new(),
             vips: BTreeSet::new(),
             services: BTreeSet::new(),
+            spoken: BTreeSet::new(),
             own: BTreeSet::new(),
             counted: false,
             full: false,
             adopted: BTreeSet::new(),
             spoilt: [BTreeSet::new(), BTreeSet::new()],
+            unlisted: Vec::new(),
             schedulers: BTreeMap::new(),
             listed: [false; 2],
             take_over: [false; 2],
+            direct: BTreeMap::new(),
+            uncounted: BTreeSet::new(),
+            silent: BTreeSet::new(),
             foreign: BTreeSet::new(),
             tracked: BTreeMap::new(),
             rules: BTreeMap::new(),
@@ -153,6 +172,16 @@ impl<'a> Replay<'a> {
         while let Some(event) = ahead.next()? {
             if until.is_some_and(|until| event.at > until) {
                 break;
+            }
+            if ahead
+                .events()
+                .broken_off()
+                .is_some_and(|end| event.at > end)
+            {
+                self.report.not_checked(
+                    "what the capture shows after the end of its packets or its rules, which broke off",
+                );
+                continue;
             }
             self.tell_time(&event);
             match &event.body {
@@ -171,6 +200,11 @@ impl<'a> Replay<'a> {
             .map(|(rule, count)| (format!("{rule:?}"), *count));
         self.report.rules = rules.collect();
         Ok(())
+    }
+
+    /// The present moment on the node's clock.
+    pub(super) const fn stamp(&self) -> Stamp {
+        Stamp(self.origin.0.saturating_add(self.now.0))
     }
 
     pub(super) const fn now(&self) -> Instant {
@@ -195,6 +229,12 @@ impl<'a> Replay<'a> {
         if self.evidence.len() < EVIDENCE_MAX && evidence.tells(self.setup.hz) {
             self.evidence.push(evidence);
         }
+    }
+
+    /// Whether the capture may lack a service's packets, because it was taken of others: none of its own has been seen.
+    pub(super) fn is_unspoken(&self, key: ServiceKey) -> bool {
+        let invalid = key.addr.port == u16::MAX;
+        !self.setup.exact && !invalid && !self.spoken.contains(&key)
     }
 
     pub(super) fn add_service(&mut self, key: ServiceKey) {
@@ -239,15 +279,15 @@ impl<'a> Replay<'a> {
             addr: dst,
         };
         let to_service = self.node.ipvs.service(key).is_some();
+        if to_service {
+            self.spoken.insert(key);
+        }
         let to_node = self.vips.contains(&dst.ip) || self.own.contains(&dst.ip);
         let inward = to_service || to_node && !outward;
         if !inward && !outward {
-            let ours = self.vips.contains(&src.ip) || self.servers.contains(&dst);
-            self.report.not_checked(if ours {
-                "packet that left without having been seen to enter"
-            } else {
-                "packet of no known service"
-            });
+            return self.unexplained(event, &segment, ahead);
+        }
+        if outward && !to_node && self.is_direct(&segment) {
             return Ok(());
         }
         let servers = &self.servers;
@@ -256,6 +296,7 @@ impl<'a> Replay<'a> {
         })?;
         self.note_own_address(&segment, inward, seen);
         self.node.advance(self.now);
+        self.learn_of_routes(&segment, inward, seen);
         let meets = self.meets(&segment, inward);
         let decision = self.decide_in_crowd(event, &segment, (inward, seen), ahead)?;
         self.cover(meets, &segment, &decision);
@@ -272,6 +313,7 @@ impl<'a> Replay<'a> {
             .retain(|_, armed| armed.expires + clock.lateness_max(armed.ticks) + 1 >= now);
         let recent = self.now - Span::from_secs(60);
         self.told.retain(|told| told.at >= recent);
+        self.forget_direct();
     }
 
     /// An address with which the node masquerades is its own: what comes back to it and belongs to no connection
@@ -302,11 +344,16 @@ impl<'a> Replay<'a> {
             None => self.rules_in_doubt(segment, inward, ahead)?,
             Some(_) => None,
         };
-        let before = before.or_else(|| {
-            Some((self.node.clone(), self.schedulers.clone())).filter(|_| rules.is_some())
-        });
+        // A copy of the tables costs as much as they are long: only where it may be needed.
+        let before = match (before, &rules) {
+            (None, Some(_)) => Some((self.node.clone(), self.schedulers.clone())),
+            (before, _) => before,
+        };
         let found = self.entry_of(segment, inward);
-        let mut decision = self.run_packet(segment, inward, seen);
+        let mut decision = match self.may_be_dead(inward, seen, ahead)? {
+            true => self.run_where_dead(segment, inward, seen, ahead)?,
+            false => self.run_packet(segment, inward, seen),
+        };
         if let Some((node, schedulers)) = before
             && !matches!(compare(&decision, seen), Match::Yes)
             && !matches!(seen, Seen::TooEarly)
@@ -331,9 +378,7 @@ impl<'a> Replay<'a> {
                         fired: doubt.alive,
                     });
                 } else {
-                    self.report.not_checked(
-                        "moment of a change of the rules, which the next listing shows",
-                    );
+                    self.report.not_checked(CHANGE_OF_RULES);
                 }
                 decision = other;
             } else {
@@ -348,7 +393,7 @@ impl<'a> Replay<'a> {
 
     /// Real servers of the next listing may get packets before it.
     fn meet_servers(&mut self, ahead: &mut Ahead) -> Result<(), ReadError> {
-        let now = Stamp(self.origin.0.saturating_add(self.now.0));
+        let now = self.stamp();
         if let Some((at, block)) = ahead.rules_after(now, LISTING_MAX)?
             && at != self.met
         {
@@ -368,7 +413,7 @@ impl<'a> Replay<'a> {
         inward: bool,
         ahead: &mut Ahead,
     ) -> Result<Option<RulesBlock>, ReadError> {
-        let at = Stamp(self.origin.0.saturating_add(self.now.0));
+        let at = self.stamp();
         let Some((_, block)) = ahead.rules_after(at, LISTING_MAX)?.filter(|_| inward) else {
             return Ok(None);
         };
@@ -462,7 +507,12 @@ impl<'a> Replay<'a> {
         let mut drawn = Drawn::of(seen);
         let policy = drawn.policy(segment, inward, self.setup.null_binding());
         self.node.set_source_nat(policy);
-        let possible = self.schedulers.get(&key).filter(|_| inward).cloned();
+        let mut possible = self.schedulers.get(&key).filter(|_| inward).cloned();
+        if self.setup.lossy && inward && possible.is_none() {
+            // A connection that was missed has moved it on.
+            let states = self.node.ipvs.possible_schedulers(key);
+            possible = Some(states).filter(|states| states.len() > 1);
+        }
         let Some(possible) = possible else {
             return self.node.packet(self.now, segment, &mut drawn);
         };
@@ -523,7 +573,9 @@ impl<'a> Replay<'a> {
         } else {
             segment.tuple.dst
         };
-        let mut outcome = compare(decision, seen);
+        let outcome = compare(decision, seen);
+        let outcome = self.judge_silence(decision, seen, outcome);
+        let mut outcome = self.judge_absence(seen, outcome);
         if let Verdict::Reject(_) = decision.verdict
             && self.setup.exact
         {

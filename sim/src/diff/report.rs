@@ -11,6 +11,9 @@ use crate::capture::{Place, Skipped, Stamp};
 /// Divergences that are kept with all their circumstances; the others are only counted.
 const KEPT_MAX: usize = 100;
 
+/// Findings that are kept; the others are only counted.
+const FINDINGS_MAX: usize = 100;
+
 /// In what the model and the node differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -133,6 +136,10 @@ pub struct Report {
     pub snapshots: u64,
     /// Entries compared in them.
     pub entries: u64,
+    /// Conntrack entries of known services among them.
+    pub tracked: u64,
+    /// Packets that were not seen to enter and yet left.
+    pub missed: u64,
     /// Pairs of listings that were joined by a sequence of events.
     pub trajectories: u64,
     /// Divergences by class.
@@ -151,6 +158,8 @@ pub struct Report {
     pub explanations: Vec<Explanation>,
     /// What happened, for captures without packets.
     pub findings: Vec<Finding>,
+    /// How many more there were.
+    pub more_findings: u64,
     /// Which cells of which tables were exercised, if anybody asked.
     pub coverage: Option<super::coverage::Coverage>,
 }
@@ -163,6 +172,19 @@ impl Report {
 
     pub(super) fn not_checked(&mut self, why: &'static str) {
         *self.not_checked.entry(why).or_default() += 1;
+    }
+
+    /// Whether a finding would be kept and not only counted.
+    pub(super) const fn keeps_findings(&self) -> bool {
+        self.findings.len() < FINDINGS_MAX
+    }
+
+    /// Adds a finding; nothing, if it is only to be counted.
+    pub(super) fn found(&mut self, finding: Option<Finding>) {
+        match finding {
+            Some(finding) => self.findings.push(finding),
+            None => self.more_findings += 1,
+        }
     }
 
     pub(super) fn diverged(&mut self, divergence: Divergence) {
@@ -196,6 +218,9 @@ impl Report {
                 "\n{}  {}\n  {}",
                 finding.at, finding.subject, finding.text
             );
+        }
+        if self.more_findings > 0 {
+            let _ = writeln!(out, "\n... and {} more of the kind", self.more_findings);
         }
         for divergence in self.divergences.iter().take(shown) {
             divergence.text(&mut out);
@@ -303,6 +328,7 @@ impl Report {
             "divergences_by_class": self.by_class,
             "divergences": divergences.collect::<Vec<_>>(),
             "findings": self.findings,
+            "more_findings": self.more_findings,
             "explanations": self.explanations,
             "not_checked": self.not_checked,
             "skipped": skipped.collect::<Vec<_>>(),

@@ -3,13 +3,18 @@
 use std::collections::BTreeSet;
 
 use ipvs_model::ipvs::service::{AdminError, ServiceKey};
+use ipvs_model::ipvs::table::EntryId;
 use ipvs_model::segment::{Endpoint, Tuple};
 
-use super::replay::Replay;
+use super::ahead::Ahead;
+use super::missed::{MAYBE_CHANGED, UNSPOKEN};
+use super::replay::{LISTING_MAX, Replay};
 use super::report::Class;
 use super::setup::{key_of, service_of};
 use crate::capture::ipvsadm::DestArgs;
-use crate::capture::{Event, Forward, ListedService, RuleCommand, RulesBlock, ServiceArgs};
+use crate::capture::{
+    Event, Forward, ListedService, ReadError, RuleCommand, RulesBlock, ServiceArgs,
+};
 
 impl Replay<'_> {
     pub(super) fn rules(&mut self, event: &Event, block: &RulesBlock) {
@@ -34,6 +39,28 @@ impl Replay<'_> {
         if let Some(services) = dumped.as_ref().or(block.listing.as_ref()) {
             self.take_rules(None, services, block.complete);
         }
+    }
+
+    /// Whether an entry's real server may have been deleted so long ago that its entries have been flushed
+    /// (`ip_vs_expire_nodest_conn_flush`, a tick after the deletion): a listing showed only that it is gone, or soon will.
+    pub(super) fn may_be_flushed(&self, id: EntryId, ahead: &mut Ahead) -> Result<bool, ReadError> {
+        let entry = self.node.ipvs.table().get(id);
+        let dest = self.node.ipvs.dests().get(entry.dest());
+        if !self.sysctls.vs.expire_nodest_conn {
+            return Ok(false);
+        }
+        let (key, addr) = (dest.service, dest.addr);
+        let (now, ticks) = (self.now(), 3_000_000_000 / u64::from(self.setup.hz));
+        let mut lately = self.unlisted.iter();
+        if lately.any(|(k, a, at)| (*k, *a) == (key, addr) && now.since(*at).0 <= ticks) {
+            return Ok(true);
+        }
+        let block = ahead.rules_after(self.stamp(), LISTING_MAX)?;
+        Ok(dest.available
+            && block.is_some_and(|(_, block)| {
+                let shows = block.complete && (block.listing.is_some() || block.dump.is_some());
+                shows && Self::listed_servers(block).all(|end| end != addr)
+            }))
     }
 
     /// The real servers that a block lists.
@@ -223,6 +250,8 @@ impl Replay<'_> {
             match wanted(dest.addr) {
                 None => {
                     changed |= self.node.ipvs.delete_dest(now, key, dest.addr).is_ok();
+                    self.unlisted.retain(|(_, _, at)| *at >= now - LISTING_MAX);
+                    self.unlisted.push((key, dest.addr, now));
                 }
                 Some(listed) if listed.weight != dest.weight => {
                     changed |= self
@@ -257,6 +286,20 @@ impl Replay<'_> {
             if !self.listed[0] {
                 self.report
                     .not_checked("counters before the first listing of entries");
+                continue;
+            }
+            if self.is_unspoken(key) {
+                self.report.not_checked(UNSPOKEN);
+                continue;
+            }
+            if self.uncounted.contains(&(key, dest.real)) {
+                self.report.not_checked(
+                    "counters of a real server with connections of which no packet is seen to enter",
+                );
+                continue;
+            }
+            if self.setup.lossy {
+                self.report.not_checked(MAYBE_CHANGED);
                 continue;
             }
             let tuple = Tuple {

@@ -271,6 +271,77 @@ fn packets_that_the_capture_missed_are_counted() {
     );
 }
 
+/// What left tells what entered: the model goes on beside the node, and a listing agrees.
+#[test]
+fn what_left_tells_what_entered() {
+    for missed in [0, 2, 4] {
+        let mut scene = Scene::new();
+        scene.rules(
+            0,
+            &format!("ipvsadm -A -t {VIP} -s rr\nipvsadm -a -t {VIP} -r {OLD} -m"),
+        );
+        scene.passes(1_000, segment(CLIENT, VIP, Flags::SYN, 1, 0), CLIENT, OLD);
+        scene.passes(1_010, segment(OLD, CLIENT, SYN_ACK, 900, 2), VIP, CLIENT);
+        scene.passes(1_020, segment(CLIENT, VIP, Flags::ACK, 2, 901), CLIENT, OLD);
+        scene.packets.remove(missed);
+        scene.ipvs = Scene::header(3_000)
+            + &format!("TCP 14:58 ESTABLISHED {CLIENT} {VIP} {OLD}\n")
+            + &Scene::header(4_000)
+            + &format!("TCP 14:57 ESTABLISHED {CLIENT} {VIP} {OLD}\n");
+        let report = scene.diff();
+        assert_eq!(report.divergence_count(), 0, "{}", report.text(9));
+        assert_eq!(
+            (report.missed, report.verdicts),
+            (1, 2),
+            "{}",
+            report.text(9)
+        );
+    }
+}
+
+/// A packet that did not leave where no other was missed is a drop.
+#[test]
+fn a_drop_is_seen_as_long_as_the_capture_is_whole() {
+    let mut scene = Scene::new();
+    scene.rules(
+        0,
+        &format!("ipvsadm -A -t {VIP} -s rr\nipvsadm -a -t {VIP} -r {OLD} -m"),
+    );
+    scene.passes(1_000, segment(CLIENT, VIP, Flags::SYN, 1, 0), CLIENT, OLD);
+    scene.passes(2_000, segment(CLIENT, VIP, Flags::SYN, 1, 0), CLIENT, OLD);
+    scene.packets.pop();
+    scene.rules(3_000, "");
+    let report = scene.diff();
+    assert_eq!(report.by_class.get(&Class::Verdict), Some(&1));
+}
+
+/// The kubelet probes pods without the service; so may a client on the node.
+#[test]
+fn probes_of_the_node_are_passed_over() {
+    let mut scene = Scene::new();
+    scene.listing(0, &[(OLD, 1)]);
+    let node = "10.27.1.1:50000";
+    for (ms, from, to, flags, seq, ack) in [
+        (1_000, node, OLD, Flags::SYN, 1, 0),
+        (1_001, OLD, node, SYN_ACK, 900, 2),
+        (1_002, node, OLD, Flags::ACK, 2, 901),
+    ] {
+        let packet = segment(from, to, flags, seq, ack);
+        scene.packets.push((ms * 1_000_000, packet, 64));
+    }
+    scene.passes(1_500, segment(CLIENT, VIP, Flags::SYN, 1, 0), CLIENT, OLD);
+    scene.ct = Scene::header(3_000)
+        + "ipv4 2 tcp 6 86398 ESTABLISHED src=10.27.1.1 dst=10.27.1.10 sport=50000 dport=80 src=10.27.1.10 dst=10.27.1.1 \
+           sport=80 dport=50000 [ASSURED] mark=0 use=1\n\
+           ipv4 2 tcp 6 86398 ESTABLISHED src=10.23.31.99 dst=10.20.79.227 sport=5000 dport=80 src=10.27.1.10 dst=10.23.31.99 \
+           sport=80 dport=5000 [ASSURED] mark=0 use=1\n\
+           ipv4 2 tcp 6 118 SYN_SENT src=10.23.31.87 dst=10.20.79.226 sport=40000 dport=31199 [UNREPLIED] src=10.27.1.10 \
+           dst=10.23.31.87 sport=80 dport=40000 mark=0 use=1\n";
+    let report = scene.diff();
+    assert_eq!(report.divergence_count(), 0, "{}", report.text(9));
+    assert_eq!(report.verdicts, 1, "{}", report.text(9));
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::test_runner::Config::with_cases(96))]
 

@@ -40,6 +40,8 @@ pub(super) struct Setup {
     pub coverage: bool,
     /// The tables are listed right after every packet, so what a packet did is seen and not guessed.
     pub exact: bool,
+    /// The capture missed packets.
+    pub lossy: bool,
     /// When a service's rules changed between two listings: nobody saw when.
     pub doubtful: Arc<Vec<RuleGap>>,
 }
@@ -83,6 +85,7 @@ impl Setup {
             doubtful: Arc::new(rule_gaps(capture)?),
             coverage: false,
             exact,
+            lossy: false,
             tracking: sysctls.vs.conntrack || capture.files.conntrack.is_some(),
         })
     }
@@ -108,6 +111,7 @@ impl Setup {
             doubtful: Arc::default(),
             coverage: false,
             exact: false,
+            lossy: false,
         }
     }
 

@@ -9,8 +9,9 @@ use ipvs_model::segment::{Endpoint, Proto, Tuple};
 
 use super::ahead::Ahead;
 use super::doubt::Doubt;
+use super::missed::{MAYBE_CHANGED, UNSPOKEN};
 use super::phase::Evidence;
-use super::replay::{CT, IPVS, Replay};
+use super::replay::{CHANGE_OF_RULES, CT, IPVS, Replay};
 use super::report::Class;
 use crate::capture::{Event, IpvsConnLine, ReadError, Table};
 
@@ -48,6 +49,17 @@ impl Replay<'_> {
             if self.foreign.contains(&line.virt) {
                 self.report
                     .not_checked("entry of a service that is not modelled");
+                continue;
+            }
+            if self.direct.contains_key(&(line.client, line.dest)) {
+                let service = ipvs_model::ipvs::service::ServiceKey {
+                    proto: line.proto,
+                    addr: line.virt,
+                };
+                self.uncounted.insert((service, line.dest));
+                self.report.not_checked(
+                    "entry of a client on the node itself: no device shows its packets as they enter",
+                );
                 continue;
             }
             groups.entry(tuple).or_default().1.push(*line);
@@ -206,7 +218,7 @@ impl Replay<'_> {
         let quiet = self.ipvs_quiet(event, tuple, &rows, ahead)?;
         for index in 0..rows.len().max(left.len()) {
             let (row, line) = (rows.get(index), left.get(index));
-            if let Some(why) = quiet {
+            if let Some(why) = quiet.or(self.ipvs_may_have_missed(row, line)) {
                 self.report.not_checked(why);
             } else {
                 self.ipvs_diverged(event, tuple, row, line);
@@ -219,6 +231,22 @@ impl Replay<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a packet that the capture missed explains a difference: it starts the timer anew, or ends the entry.
+    fn ipvs_may_have_missed(
+        &self,
+        row: Option<&Row>,
+        line: Option<&IpvsConnLine>,
+    ) -> Option<&'static str> {
+        let hz = u64::from(self.setup.hz);
+        let explains = match (row, line) {
+            (Some(row), Some(line)) => {
+                u64::from(line.expires_s) > row.left_ticks / hz || row.state != line.state.name()
+            }
+            _ => true,
+        };
+        (self.setup.lossy && explains).then_some(MAYBE_CHANGED)
     }
 
     /// Why a difference of an IPVS row is no divergence, if it is none.
@@ -236,6 +264,18 @@ impl Replay<'_> {
             return Ok(Some(
                 "entry older than the capture, taken from its first listing",
             ));
+        }
+        let service = ipvs_model::ipvs::service::ServiceKey {
+            proto: tuple.proto,
+            addr: tuple.dst,
+        };
+        if self.is_unspoken(service) {
+            return Ok(Some(UNSPOKEN));
+        }
+        for row in rows {
+            if self.may_be_flushed(row.id, ahead)? {
+                return Ok(Some(CHANGE_OF_RULES));
+            }
         }
         if self.spoilt[IPVS].contains(&tuple) {
             return Ok(Some("entry that a divergence above has changed"));

@@ -344,6 +344,8 @@ struct Rounds<'c> {
     conntrack: Option<(Source, Log<'c>)>,
     sysctl_log: Log<'c>,
     sysctls: BTreeMap<String, String>,
+    /// Listings that were given up.
+    cut: u64,
     summary: Summary,
 }
 
@@ -388,6 +390,7 @@ impl<'c> Rounds<'c> {
             conntrack,
             sysctl_log: create("sysctl.log")?,
             sysctls: manifest.sysctls.clone(),
+            cut: 0,
             manifest,
             summary: Summary {
                 notes,
@@ -452,6 +455,7 @@ impl<'c> Rounds<'c> {
         self.summary.rows[which] = listed.rows;
         self.summary.longest[which] = self.summary.longest[which].max(listed.took);
         self.summary.read += listed.bytes;
+        self.cut += u64::from(listed.cut);
     }
 
     fn look_at_sysctls(&mut self) -> Result<(), RecordError> {
@@ -502,6 +506,13 @@ impl<'c> Rounds<'c> {
             summary.packets = Some((packets.written, packets.lost));
         }
         summary.bytes = sizes.into_iter().sum();
+        if self.cut > 0 {
+            summary.notes.push(format!(
+                "{} listings took longer than ten seconds and were given up: this table is too long for the kernel to list \
+                 through /proc; they lack rows",
+                self.cut
+            ));
+        }
         if summary.sysctl_changes > 0 {
             summary.notes.push(
                 "sysctls changed during the recording (sysctl.log); the manifest has those of its beginning".to_owned(),

@@ -131,6 +131,7 @@ impl Conntrack {
             took: clock::monotonic() - start,
             bytes,
             rows,
+            cut: false,
         })
     }
 

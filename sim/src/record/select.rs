@@ -69,6 +69,11 @@ impl Selection {
         self.is_everything() || self.services.contains(&Service { proto, at })
     }
 
+    fn has_address(&self, proto: Proto, ip: Ipv4Addr) -> bool {
+        let mut services = self.services.iter();
+        services.any(|service| service.proto == proto && service.at.ip == ip)
+    }
+
     /// A service that is recorded has this real server.
     pub fn add_server(&self, proto: Proto, at: Endpoint) {
         if self.is_everything() || self.is_server(proto, at) {
@@ -103,7 +108,8 @@ impl Selection {
         ports
     }
 
-    /// Whether a line of `/proc/net/ip_vs_conn` is of a service that is recorded, or a heading.
+    /// Whether a line of `/proc/net/ip_vs_conn` is of a service that is recorded, or a heading. A persistence template that
+    /// was invalidated keeps its service's address only: its ports are 65535 (`ip_vs_check_template`).
     pub fn wants_conn(&self, line: &[u8]) -> bool {
         let proto = match line.get(..4) {
             Some(b"TCP ") => Proto::Tcp,
@@ -120,7 +126,9 @@ impl Selection {
         match (hex(ip, 8), hex(port, 4)) {
             (Some(ip), Some(port)) => {
                 let port = u16::try_from(port).unwrap_or(0);
-                self.has_service(proto, Endpoint::new(Ipv4Addr::from_bits(ip), port))
+                let virt = Endpoint::new(Ipv4Addr::from_bits(ip), port);
+                self.has_service(proto, virt)
+                    || port == u16::MAX && self.has_address(proto, virt.ip)
             }
             _ => false,
         }
@@ -205,7 +213,17 @@ mod tests {
         let mine = b"TCP 0A171F58 9C42 0A144FE2 79DF 0A1B010B 0050 TIME_WAIT        119";
         assert!(selection.wants_conn(mine));
         assert!(selection.wants_conn(b"Pro FromIP   FPrt ToIP"));
-        let others: [&[u8]; 5] = [
+        // A template, and one that was invalidated: found where the node's listing had it and the recording did not.
+        assert!(
+            selection
+                .wants_conn(b"TCP 0A171F57 0000 0A144FE2 79DF 0A1B010B 0050 ASSURED           58")
+        );
+        assert!(
+            selection
+                .wants_conn(b"TCP 0A171F57 0000 0A144FE2 FFFF 0A1B010B FFFF ASSURED           58")
+        );
+        let others: [&[u8]; 6] = [
+            b"TCP 0A171F57 0000 0A144FE3 FFFF 0A1B010B FFFF ASSURED           58",
             b"UDP 0A171F58 9C42 0A144FE2 79DF 0A1B010B 0050 UDP              119",
             b"TCP 0A171F58 9C42 0A144FE2 79DE 0A1B010B 0050 TIME_WAIT        119",
             b"TCP 0A144FE2 79DF 0A171F58 9C42 0A1B010B 0050 TIME_WAIT        119",

@@ -2,7 +2,8 @@
 //!
 //! The kernel hands out at most a page at each read, whatever room there is, and finds its place again by counting
 //! entries from the first: a long listing is slow, and where entries come or go between two reads it skips some or
-//! shows them twice. So a listing that took several reads and time is marked as possibly lacking rows.
+//! shows them twice. So a listing that took several reads and time is marked as possibly lacking rows. Since its cost grows with
+//! the square of the table's length, a listing is given up after a while: no node shall work for minutes to be watched.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
@@ -24,6 +25,8 @@ const ROOM: usize = 1 << 18;
 const AT_ONCE: Duration = Duration::from_millis(1);
 /// After a signal a listing may take so long to come to its end.
 const GRACE: Duration = Duration::from_secs(2);
+/// A listing that takes longer is broken off.
+const LISTING_MAX: Duration = Duration::from_secs(10);
 /// Reads between two looks for a signal.
 const READS_BETWEEN: u64 = 64;
 
@@ -36,6 +39,8 @@ pub struct Listed {
     pub bytes: u64,
     /// Lines kept.
     pub rows: u64,
+    /// Given up before its end.
+    pub cut: bool,
 }
 
 /// Copies the lines of a table that `wanted` chooses, or all, as a block. `before` is told the block's time before
@@ -57,7 +62,7 @@ pub fn list(
     log.begin(at)?;
     let mut lines = LineFilter::new(wanted);
     let mut room = vec![0; ROOM];
-    let (mut bytes, mut reads, mut told) = (0, 0, None);
+    let (mut bytes, mut reads, mut told, mut cut) = (0, 0, None, false);
     loop {
         let read = match file.read(&mut room) {
             Ok(0) => break,
@@ -76,6 +81,10 @@ pub fn list(
         if log.is_full() {
             break;
         }
+        if reads % READS_BETWEEN == 0 && clock::monotonic() > start + LISTING_MAX {
+            cut = true;
+            break;
+        }
         if reads % READS_BETWEEN == 0 && control.ended().is_some_and(|why| why != Ended::Time) {
             let told = *told.get_or_insert_with(clock::monotonic);
             if clock::monotonic() > told + GRACE {
@@ -85,7 +94,13 @@ pub fn list(
     }
     lines.finish(log)?;
     let took = clock::monotonic() - start;
-    if told.is_some_and(|told| clock::monotonic() > told + GRACE) {
+    if cut {
+        let secs = LISTING_MAX.as_secs();
+        let why = format!(
+            "{INCOMPLETE}given up after {secs} s: the table is too long for the kernel to list\n"
+        );
+        log.write(why.as_bytes())?;
+    } else if told.is_some_and(|told| clock::monotonic() > told + GRACE) {
         log.write(format!("{INCOMPLETE}the recording was interrupted\n").as_bytes())?;
     } else if reads > 1 && took > AT_ONCE {
         let secs = took.as_secs_f64();
@@ -98,6 +113,7 @@ pub fn list(
         took,
         bytes,
         rows: lines.rows,
+        cut,
     })
 }
 
