@@ -99,6 +99,11 @@ impl Conntrack {
         Some(slot)
     }
 
+    /// Whether any entry has a tuple, in either direction, be it expired or not.
+    pub fn knows(&self, tuple: &Tuple) -> bool {
+        self.owner(tuple).is_some()
+    }
+
     /// Gives the entry that [`Conntrack::enter_foreseen`] made for a tuple its sequence numbers, if it is still there.
     pub fn settle(&mut self, tuple: &Tuple, foreseen: &Foreseen, isns: [u32; 2], last: Jiffies) {
         if let Some(CtRef { slot, .. }) = self.owner(tuple) {

@@ -11,7 +11,7 @@ use super::socket::{Ctx, Outcome, Socket, Stack, flag};
 use super::state::{Input, State};
 use super::timewait::{self, Verdict};
 use crate::segment::{Endpoint, Segment, Tuple};
-use crate::time::{Instant, Span};
+use crate::time::{Instant, Jiffies, Span};
 
 /// What one side chose for a connection: where its numbers and its timestamps begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,19 +62,6 @@ impl Rest {
         })
     }
 
-    /// When a socket that comes to TIME_WAIT at `at`, and hears nothing more, is gone.
-    pub fn ends(&self, stack: &Stack, at: Instant) -> Instant {
-        let ctx = Ctx {
-            stack,
-            now: at,
-            tw_full: false,
-        };
-        let mut socket = self.socket;
-        timewait::rest(&mut socket, &ctx);
-        let tick = socket.timer(ctx.tick());
-        tick.map_or(at, |tick| stack.clock.instant(tick))
-    }
-
     /// The socket of another connection that came to TIME_WAIT by a segment which its peer had sent `age` ago.
     fn socket(&self, ctx: &Ctx<'_>, tuple: Tuple, own: Begin, peer: Begin, age: Span) -> Socket {
         let mut socket = moved(self.socket, own.isn, peer.isn);
@@ -87,6 +74,16 @@ impl Rest {
         timewait::rest(&mut socket, ctx);
         socket
     }
+}
+
+/// When a socket of a stack is gone that comes to TIME_WAIT at `at` and hears nothing more.
+pub fn rest_ends(stack: &Stack, at: Instant) -> Instant {
+    let ctx = Ctx {
+        stack,
+        now: at,
+        tw_full: false,
+    };
+    stack.clock.instant(timewait::ends(&ctx))
 }
 
 /// The socket with its own numbers and its peer's ahead by so much, modulo 2^32.
@@ -135,10 +132,32 @@ impl Client {
         Begin::of(&self.begun(start, to, port))
     }
 
-    /// Its SYN, with what it begins with.
-    pub fn first_syn(&self, start: Instant, to: Destination, port: u16) -> (Segment, Begin) {
+    /// Its SYN, with what it begins with, and when the SYN is sent again if no answer comes.
+    pub fn first_syn(
+        &self,
+        start: Instant,
+        to: Destination,
+        port: u16,
+    ) -> (Segment, Begin, Instant) {
         let socket = self.begun(start, to, port);
-        (socket.syn(&self.ctx(start)), Begin::of(&socket))
+        let ctx = self.ctx(start);
+        let again = socket.timer(ctx.tick()).unwrap_or(Jiffies::NEVER);
+        let again = self.stack().clock.instant(again);
+        (socket.syn(&ctx), Begin::of(&socket), again)
+    }
+
+    /// The SYN that it sends again at that moment.
+    pub fn second_syn(
+        &self,
+        start: Instant,
+        again: Instant,
+        to: Destination,
+        port: u16,
+    ) -> Option<(Segment, Begin)> {
+        let mut socket = self.begun(start, to, port);
+        let outcome = socket.on_timer(&self.ctx(again));
+        let syn = outcome.segments().first().copied();
+        syn.map(|syn| (syn, Begin::of(&socket)))
     }
 
     /// The connection of a held port gets its socket after all, in SYN_SENT since `start`.

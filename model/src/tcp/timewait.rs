@@ -36,11 +36,24 @@ fn arm(socket: &mut Socket, ctx: &Ctx<'_>, ticks: u64) {
         socket.arm(ctx, ticks);
         return;
     }
+    socket.timer = fires(ctx, ticks).0 as u32;
+    socket.set(flag::TIMER, true);
+}
+
+/// The tick at which the timer of a small socket fires that is armed now for so many ticks.
+fn fires(ctx: &Ctx<'_>, ticks: u64) -> Jiffies {
+    let clock = &ctx.stack.clock;
+    if ctx.stack.kernel.has(Gate::TwTimerPerSocket) {
+        return clock.fires(clock.deadline(ctx.tick(), ticks), ticks);
+    }
     let period = TIME_WAIT_SECS * ctx.hz() / 8;
     let slots = ticks.div_ceil(period).clamp(1, 8);
-    let fires = Jiffies((ctx.tick().0 / period + slots) * period);
-    socket.timer = fires.0 as u32;
-    socket.set(flag::TIMER, true);
+    Jiffies((ctx.tick().0 / period + slots) * period)
+}
+
+/// The tick at which a socket is gone that comes to TIME_WAIT now and hears nothing more.
+pub(super) fn ends(ctx: &Ctx<'_>) -> Jiffies {
+    fires(ctx, TIME_WAIT_SECS * ctx.hz())
 }
 
 /// The full socket becomes one in TIME_WAIT, or goes if there is no room (`tcp_max_tw_buckets`).

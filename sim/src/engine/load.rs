@@ -83,6 +83,8 @@ pub struct Load {
     pub hosts: u32,
     /// When it ends.
     pub stop: Instant,
+    /// Where the next arrival waits.
+    pub series: Lane,
     arrivals: Arrivals,
     start: Instant,
     begun: u64,
@@ -98,6 +100,7 @@ impl Load {
         table: &ClientKind,
         first_host: u32,
         end: Instant,
+        series: Lane,
         streams: Streams,
     ) -> Self {
         let start = Instant::ZERO + table.start;
@@ -108,6 +111,7 @@ impl Load {
             first_host,
             hosts: table.count,
             stop,
+            series,
             arrivals: table.arrivals,
             start,
             begun: 0,

@@ -138,19 +138,16 @@ impl Observer {
         }
     }
 
-    /// A request of a healthy connection was answered at `at`: it began at `start`, connected in time, and had nothing in its way.
+    /// A request was answered at `at` that nobody needs to know more of than these: whether it counts is the caller's
+    /// business.
     pub fn answered(
         &mut self,
         at: Instant,
-        start: Instant,
-        port: u16,
+        (start, port): (Instant, u16),
         connect: Span,
-        counted: bool,
+        cause: Option<Cause>,
     ) {
-        if !counted {
-            return;
-        }
-        self.recorder.answered(at, connect, None);
+        self.recorder.answered(at, connect, cause);
         if self.options.attempts {
             self.trace.attempts.push(Attempt {
                 start,

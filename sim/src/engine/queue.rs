@@ -27,7 +27,7 @@ impl Lane {
 
 const NO_LINE: usize = usize::MAX;
 /// More lanes than this are not worth a look at each event.
-const LINES_MAX: usize = 8;
+const LINES_MAX: usize = 12;
 
 /// When, and in which order of scheduling.
 type Key = (Instant, u64);
@@ -119,6 +119,17 @@ impl<E> Queue<E> {
         Lane { delay, line }
     }
 
+    /// A lane of its own for events that are scheduled by their moments, none of them before the one that was scheduled last.
+    pub fn series(&mut self) -> Lane {
+        self.lane(Span(u64::MAX - self.lines.len() as u64))
+    }
+
+    /// Schedules the next event of a series.
+    #[inline]
+    pub fn next(&mut self, series: Lane, when: Instant, event: E) {
+        self.push(series, when, event);
+    }
+
     const fn key(&mut self, when: Instant) -> Key {
         self.sequence += 1;
         (when, self.sequence)
@@ -127,7 +138,11 @@ impl<E> Queue<E> {
     /// Sends an event down a lane. `now` must not go back between calls.
     #[inline]
     pub fn send(&mut self, now: Instant, lane: Lane, event: E) {
-        let when = now + lane.delay;
+        self.push(lane, now + lane.delay, event);
+    }
+
+    #[inline]
+    fn push(&mut self, lane: Lane, when: Instant, event: E) {
         let Some(line) = self.lines.get_mut(lane.line) else {
             return self.at(when, event);
         };
@@ -292,9 +307,10 @@ mod tests {
     proptest! {
         /// The queue gives events back in the order of a stable sort by time.
         #[test]
-        fn order_is_time_then_scheduling(delays in prop::collection::vec((0u64..50, 0usize..4), 1..200)) {
+        fn order_is_time_then_scheduling(delays in prop::collection::vec((0u64..50, 0usize..5), 1..200)) {
             let mut queue = Queue::default();
             let lanes = [queue.lane(Span(7)), queue.lane(Span(20))];
+            let series = queue.series();
             let mut expected = Vec::new();
             for (n, (delay, how)) in delays.into_iter().enumerate() {
                 // Time only moves on, as it does in a run.
@@ -302,6 +318,7 @@ mod tests {
                 let when = match how {
                     0 => { queue.at(now + Span(delay), n); now + Span(delay) }
                     3 => { queue.at(now + Span(delay << 23), n); now + Span(delay << 23) }
+                    4 => { queue.next(series, now + Span(40), n); now + Span(40) }
                     1 => { queue.send(now, lanes[0], n); now + Span(7) }
                     _ => { queue.send(now, lanes[1], n); now + Span(20) }
                 };

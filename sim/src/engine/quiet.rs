@@ -1,10 +1,13 @@
 //! The quiet path: a connection that meets nothing on its way is taken to its end at once.
 //!
-//! Port, entry, real server and NAT of a connection are always decided by the model's rules, at its beginning and at its first
-//! SYN, the shortest way without making that SYN ([`direct`]). If the node forwarded it to a pod that serves, and nothing can happen to the connection before its last packet
-//! has arrived, then all packets after the SYN are known: they are those of a connection alike. That one was played,
-//! packet by packet, in a small world of its own ([`Healthy::learn`]). What it left in the tables is moved to the new
-//! connection's addresses, sequence numbers and moments. The request's end, and the release of a port, are events as ever.
+//! Port, entry, real server and NAT of a connection are always decided by the model's rules. If it goes to a pod that serves,
+//! and nothing can happen to it before its last packet has arrived, then all packets after the SYN are known: they are
+//! those of a connection alike. That one was played, packet by packet, in a small world of its own ([`Healthy::learn`]); a
+//! second one, whose first SYN is lost, likewise. What it left in the tables is moved to the new connection's addresses,
+//! sequence numbers and moments.
+//!
+//! A request of which all this can be expected when it begins goes the shortest way ([`direct`]): it never has a socket, and
+//! where no table knows its port not even a SYN. Others are taken up when their SYN has passed the node.
 //!
 //! Declined, and so left to the packet path, is every connection
 //! - during which a control event, a scan of conntrack or the end of the run falls (`World::next_control`);
@@ -17,6 +20,7 @@
 mod direct;
 mod left;
 mod lesson;
+mod passing;
 
 use std::cmp::Reverse;
 
@@ -80,7 +84,7 @@ struct Healthy {
     /// The last of them.
     last: Span,
     ct: conntrack::Foreseen,
-    /// From the request's start to the success of connect().
+    /// When connect() succeeds.
     connected: Span,
     /// When the answer is complete.
     answered: Span,
@@ -92,10 +96,19 @@ struct Healthy {
     over: Span,
 }
 
+impl Healthy {
+    /// Whether both leave the same at the pod, and the client has its answer as soon.
+    fn ends_like(&self, other: &Self) -> bool {
+        (self.pod, self.answered, self.taken_over) == (other.pod, other.answered, other.taken_over)
+    }
+}
+
 /// A kind of client with its healthy connection.
 #[derive(Debug)]
 struct Kind {
     healthy: Healthy,
+    /// The same for one whose first SYN was lost, and that goes on from the second.
+    resent: Option<Healthy>,
     /// Whether its requests may go the shortest way: see [`direct`].
     direct: bool,
     /// Until the answer leaves the node.
@@ -217,7 +230,9 @@ impl Quiet {
             .enumerate()
             .map(|(kind, table)| {
                 let healthy = permits_table(scenario, table, ways)
-                    .then(|| Healthy::known(scenario, kind, seed, ways))??;
+                    .then(|| Healthy::known(scenario, kind, seed, ways, false))??;
+                let resent = Healthy::known(scenario, kind, seed, ways, true)
+                    .filter(|resent| resent.ends_like(&healthy));
                 let answer = queue.lane(Span(healthy.answered.0.checked_sub(client_node.0)?));
                 let farewell = match healthy.client {
                     ClientEnd::Rests(_) => None,
@@ -233,8 +248,9 @@ impl Quiet {
                 Some(Kind {
                     direct: (room || !rests)
                         && !healthy.taken_over
-                        && healthy.connected <= DELAYED_AFTER,
+                        && client_node + healthy.connected <= DELAYED_AFTER,
                     healthy,
+                    resent,
                     answer,
                     farewell,
                 })
@@ -293,6 +309,15 @@ impl Quiet {
             .and_then(|ports| ports.get(usize::from(port)))
             .copied()
             .unwrap_or(0)
+    }
+
+    /// Nothing of a port's packets is left anywhere.
+    fn untouch(&mut self, host: u32, port: u16) {
+        if let Some(ports) = self.touched.get_mut(host as usize)
+            && let Some(at) = ports.get_mut(usize::from(port))
+        {
+            *at = 0;
+        }
     }
 
     fn settled(&self, host: u32, port: u16, now: Instant) -> bool {
@@ -403,7 +428,7 @@ impl World<'_> {
 
         // Nothing is in the way.
         let request = self.requests.get_mut(slot)?;
-        request.connected = Some(request.start + healthy.connected);
+        request.connected = Some(now + healthy.connected);
         self.foresee_at_node(healthy, entry, ct, [own.isn, theirs.isn]);
         let age = quiet.client_node + quiet.node_pod;
         if let ClientEnd::Rests(resting) = &healthy.client {
@@ -509,6 +534,12 @@ impl World<'_> {
 }
 
 impl Pods {
+    /// Whether any pod has a socket towards a peer.
+    fn have_a_socket_towards(&self, peer: Endpoint) -> bool {
+        let mut pods = self.each().filter_map(|host| host.pod.as_ref());
+        pods.any(|pod| pod.socket(peer).is_some())
+    }
+
     /// Whether the pod at a place serves on an address, and answers through the node.
     fn serves(&self, place: u32, address: Endpoint) -> bool {
         self.each().nth(place as usize).is_some_and(|host| {

@@ -25,7 +25,7 @@ use crate::outcome::{Cause, Outcome};
 use crate::scenario::{Location, Side};
 
 /// What a rule of the node means for a request whose SYN it decided on, should the request fail.
-fn trouble(rule: Rule, server_dead: bool) -> Option<Cause> {
+pub(super) fn trouble(rule: Rule, server_dead: bool) -> Option<Cause> {
     match rule {
         Rule::Ipvs(ipvs::Rule::SynKeptAtWeightZero | ipvs::Rule::DatagramKeptAtWeightZero) => {
             Some(Cause::PinnedToDrained)
@@ -49,8 +49,9 @@ impl World<'_> {
     // The load.
 
     pub(super) fn on_arrival(&mut self, kind: u16) {
-        if let Some(next) = self.loads[usize::from(kind)].next_arrival() {
-            self.queue.at(next, Event::Arrival(kind));
+        let load = &mut self.loads[usize::from(kind)];
+        if let Some(next) = load.next_arrival() {
+            self.queue.next(load.series, next, Event::Arrival(kind));
         }
         self.begin(kind, 0);
     }

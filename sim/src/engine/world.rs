@@ -82,8 +82,10 @@ pub(super) enum Event {
     Sample,
     /// Tables are listed.
     List,
-    /// The SYN of the request that went the shortest way first, of those whose SYN has not, reaches the node.
-    QuietSyn,
+    /// The SYN of a request that goes the shortest way reaches the node.
+    QuietSyn(u32),
+    /// The SYN of a request that goes the shortest way is sent again.
+    QuietResend(u32),
     /// The answer to the request in a slot, on the quiet path, leaves the node.
     QuietAnswer(u32),
     /// The answer to the request in a slot, on the quiet path, is complete.
@@ -245,14 +247,22 @@ impl<'a> World<'a> {
             node.reserve(key.proto, ip, ports);
         }
         let end = Instant::ZERO + scenario.duration;
+        let mut queue = Queue::default();
         let mut first_host = 0;
         let mut loads = Vec::new();
         for (kind, table) in scenario.client.iter().enumerate() {
-            loads.push(Load::new(kind as u16, table, first_host, end, streams));
+            let series = queue.series();
+            loads.push(Load::new(
+                kind as u16,
+                table,
+                first_host,
+                end,
+                series,
+                streams,
+            ));
             first_host += table.count;
         }
         let clock = *node.ipvs.clock();
-        let mut queue = Queue::default();
         let way = |dist: Dist, queue: &mut Queue<Event>| match dist {
             Dist::Constant(delay) => Way::Lane(queue.lane(delay)),
             other => Way::Random(other),
@@ -339,12 +349,12 @@ impl<'a> World<'a> {
             for (at, worker) in self.loads[kind].initial() {
                 let closed = self.loads[kind].think_time().is_some();
                 let kind = kind as u16;
-                let event = if closed {
-                    Event::Worker(kind, worker)
+                if closed {
+                    self.queue.at(at, Event::Worker(kind, worker));
                 } else {
-                    Event::Arrival(kind)
-                };
-                self.queue.at(at, event);
+                    let series = self.loads[usize::from(kind)].series;
+                    self.queue.next(series, at, Event::Arrival(kind));
+                }
             }
         }
         if self.observer.options().sample_every.is_some() {
@@ -445,7 +455,8 @@ impl<'a> World<'a> {
             Event::Proxy => self.on_proxy(),
             Event::Sample => self.sample(),
             Event::List => self.list(),
-            Event::QuietSyn => self.quiet_syn(),
+            Event::QuietSyn(place) => self.quiet_syn(place),
+            Event::QuietResend(place) => self.quiet_resend(place),
             Event::QuietAnswer(slot) => self.quiet_answer(slot),
             Event::QuietEnd(slot) => self.quiet_end(slot),
             Event::QuietLast(host, port) => self.quiet_last(host, port),

@@ -8,46 +8,52 @@
 
 use std::collections::VecDeque;
 
-use ipvs_model::node::{Decision, Foreseen};
-use ipvs_model::segment::{Endpoint, Segment, Tuple};
-use ipvs_model::tcp::foreseen::Begin;
+use ipvs_model::segment::Endpoint;
 use ipvs_model::time::{Instant, Span};
 
-use super::super::load::Request;
+use super::super::load::{ConnState, Request};
 use super::super::world::{Event, Leg, World};
-use super::left::Left;
-use super::{ClientEnd, Kind, MARGIN, Quiet};
+use super::{ClientEnd, Healthy, Kind, MARGIN, Quiet};
+use crate::outcome::Cause;
 
-/// A request whose SYN is on its way to the node.
+/// A request that has no answer in sight yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Begun {
-    number: u64,
-    start: Instant,
-    host: u32,
-    port: u16,
-    kind: u16,
-    counted: bool,
-    port_idle: Option<Span>,
+    pub(super) number: u64,
+    pub(super) start: Instant,
+    pub(super) host: u32,
+    pub(super) port: u16,
+    pub(super) kind: u16,
+    pub(super) counted: bool,
+    pub(super) port_idle: Option<Span>,
+    /// When its SYN was sent again, and why the first one was dropped.
+    pub(super) again: Option<(Instant, Cause)>,
 }
 
 /// An answer that a client will have.
 #[derive(Clone, Copy, Debug)]
-struct Answer {
-    at: Instant,
-    host: u32,
-    port: u16,
+pub(super) struct Answer {
+    pub(super) at: Instant,
+    pub(super) start: Instant,
+    pub(super) host: u32,
+    pub(super) port: u16,
+    pub(super) counted: bool,
+    pub(super) cause: Option<Cause>,
 }
 
 /// Requests that go the shortest way, from their beginning to the release of their port.
 #[derive(Debug, Default)]
 pub(super) struct Direct {
-    begun: VecDeque<Begun>,
+    pub(super) begun: Vec<Begun>,
+    free: Vec<u32>,
     /// By kind of client, and so in the order of time.
-    answers: Vec<VecDeque<Answer>>,
+    pub(super) answers: Vec<VecDeque<Answer>>,
+    /// The first of them is not before this.
+    pub(super) next_answer: Instant,
     /// By host: when a port is free again. In the order of time.
     leases: Vec<VecDeque<(Instant, u16)>>,
     /// Pods that the scheduler may choose, by address; `None` if that must be looked up anew, no pod if one of them is not well.
-    servers: Option<Vec<(Endpoint, u32)>>,
+    pub(super) servers: Option<Vec<(Endpoint, u32)>>,
 }
 
 impl Direct {
@@ -55,6 +61,7 @@ impl Direct {
     pub(super) fn new(kinds: usize) -> Self {
         Self {
             answers: vec![VecDeque::new(); kinds],
+            next_answer: Instant::NEVER,
             ..Self::default()
         }
     }
@@ -64,7 +71,20 @@ impl Direct {
         self.servers = None;
     }
 
-    fn lease(&mut self, host: u32, until: Instant, port: u16) {
+    fn begin(&mut self, begun: Begun) -> u32 {
+        match self.free.pop() {
+            Some(place) => {
+                self.begun[place as usize] = begun;
+                place
+            }
+            None => {
+                self.begun.push(begun);
+                self.begun.len() as u32 - 1
+            }
+        }
+    }
+
+    pub(super) fn lease(&mut self, host: u32, until: Instant, port: u16) {
         let host = host as usize;
         if self.leases.len() <= host {
             self.leases.resize_with(host + 1, VecDeque::new);
@@ -78,6 +98,24 @@ impl Quiet {
     /// their scheduling, which their distance tells.
     fn before_arrival(&self, at: Instant, now: Instant) -> bool {
         at < now || (at == now && self.ends_first)
+    }
+}
+
+impl Quiet {
+    /// The healthy connection that a request will have.
+    pub(super) fn healthy(&self, begun: &Begun) -> Option<&Healthy> {
+        let kind = self.kinds[usize::from(begun.kind)].as_ref()?;
+        match begun.again {
+            None => Some(&kind.healthy),
+            Some(_) => kind.resent.as_ref(),
+        }
+    }
+
+    /// How long after its second SYN nothing more happens to a connection.
+    pub(super) fn over_again(&self, kind: u16) -> Span {
+        let kind = self.kinds[usize::from(kind)].as_ref();
+        let resent = kind.and_then(|kind| kind.resent.as_ref());
+        resent.map_or(Span(u64::MAX), |resent| resent.over)
     }
 }
 
@@ -137,7 +175,7 @@ impl World<'_> {
         client.client.hold(client.to, port);
         let Some(quiet) = &mut self.quiet else { return };
         quiet.open += 1;
-        quiet.direct.begun.push_back(Begun {
+        let place = quiet.direct.begin(Begun {
             number: request.number,
             start: now,
             host,
@@ -145,211 +183,45 @@ impl World<'_> {
             kind: request.kind,
             counted: request.counted,
             port_idle: idle.filter(|idle| *idle > Span::ZERO),
+            again: None,
         });
-        self.travel(Leg::ClientNode, Event::QuietSyn);
+        self.travel(Leg::ClientNode, Event::QuietSyn(place));
     }
 
-    /// The SYN of the request that began first reaches the node.
-    pub(in crate::engine) fn quiet_syn(&mut self) {
+    /// The SYN of a request reaches the node.
+    pub(in crate::engine) fn quiet_syn(&mut self, place: u32) {
         let Some(mut quiet) = self.quiet.take() else {
             return;
         };
-        if let Some(begun) = quiet.direct.begun.pop_front()
-            && !self.passes_unknown(&mut quiet, &begun)
-        {
-            self.passes_known(&mut quiet, &begun);
+        let begun = quiet.direct.begun[place as usize];
+        let waits = !self.passes_unknown(&mut quiet, &begun)
+            && self.passes_known(&mut quiet, &begun, place);
+        if !waits {
+            quiet.direct.free.push(place);
         }
         self.quiet = Some(quiet);
     }
 
-    /// Whether a connection can still go quietly whose SYN is at the node now.
-    fn is_undisturbed(&mut self, quiet: &Quiet, kind: &Kind) -> bool {
-        let over = self.now + kind.healthy.over;
-        self.now >= quiet.from && over < quiet.gc.1 && self.next_control() > over
-    }
-
-    /// Takes a connection from a port of which no table knows anything to its end; whether it did.
-    fn passes_unknown(&mut self, quiet: &mut Quiet, begun: &Begun) -> bool {
-        let now = self.now;
-        let Some(kind) = &quiet.kinds[usize::from(begun.kind)] else {
-            return false;
-        };
-        let healthy = &kind.healthy;
-        if quiet.touched(begun.host, begun.port) != 0 || !self.is_undisturbed(quiet, kind) {
-            return false;
-        }
-        let client = self.hosts.peek(begun.host);
-        let tuple = Tuple::tcp(Endpoint::new(client.to.saddr, begun.port), self.key.addr);
-        if healthy.pod.is_some() {
-            let left = quiet.left.get(begun.host, begun.port);
-            let mut pods = self.pods.each().filter_map(|host| host.pod.as_ref());
-            if left.is_some_and(|left| left.syn + quiet.forgotten >= now)
-                || pods.any(|pod| pod.socket(tuple.src).is_some())
-            {
-                return false;
-            }
-        }
-        if quiet.direct.servers.is_none() {
-            quiet.direct.servers = Some(self.healthy_servers());
-        }
-        let servers = quiet.direct.servers.as_deref().unwrap_or_default();
-        if servers.is_empty() {
-            return false;
-        }
-        let foreseen = Foreseen {
-            steps: &healthy.steps,
-            ct: &healthy.ct,
-            last: healthy.last,
-        };
-        let Some(to) = self.node.foresee(now, &tuple, &foreseen) else {
-            return false;
-        };
-        let place = servers.iter().find(|(address, _)| *address == to);
-        self.observer.syn(to);
-        self.note_packets(1);
-        let left = Left {
-            syn: now,
-            place: place.map_or(u32::MAX, |(_, place)| *place),
-            begins: None,
-        };
-        quiet
-            .left
-            .set(self.hosts.peek(begun.host), begun.host, begun.port, left);
-        self.passed(quiet, begun);
-        true
-    }
-
-    /// Lets the node decide on the SYN of a connection, and takes it to its end if it goes to a pod that serves; else it goes on
-    /// packet by packet.
-    fn passes_known(&mut self, quiet: &mut Quiet, begun: &Begun) {
-        self.settle_left(quiet, begun.host, begun.port);
-        let client = self.hosts.peek(begun.host);
-        let (syn, own) = client.client.first_syn(begun.start, client.to, begun.port);
-        let decision = self.node.packet(self.now, &syn, &mut self.node_rng);
-        self.note_packets(1);
-        if self.takes_up(quiet, begun, &syn, &decision, own).is_some() {
-            if let Some(server) = self.server_of(&decision) {
-                self.observer.syn(server);
-            }
-            self.passed(quiet, begun);
-        } else {
-            self.goes_on_by_packets(quiet, begun, &syn, &decision);
-        }
-    }
-
-    /// Leaves what the packets after the SYN will leave, if nothing is in their way.
-    fn takes_up(
-        &mut self,
-        quiet: &mut Quiet,
-        begun: &Begun,
-        syn: &Segment,
-        decision: &Decision,
-        own: Begin,
-    ) -> Option<()> {
-        let now = self.now;
-        let kind = quiet.kinds[usize::from(begun.kind)].as_ref()?;
-        if !self.is_undisturbed(quiet, kind) {
-            return None;
-        }
-        let healthy = &kind.healthy;
-        let (entry, ct, out) = self.forwarded_quietly(syn, decision)?;
-        let place = self.pods.at(out.tuple.dst.ip)?;
-        let at = now + quiet.node_pod;
-        let peer = syn.tuple.src;
-        // A socket that is not written out stands for one in the pod's table.
-        let left = quiet.left.get(begun.host, begun.port).copied();
-        let old = left.and_then(|left| self.left_at_pod(quiet, begun.host, peer, &left, at));
-        let here = old.filter(|_| left.is_some_and(|left| left.place == place));
-        let rests = healthy.pod.is_some();
-        let theirs = self
-            .pods
-            .expect_quiet(place, at, &out, rests, here.as_ref())?;
-        // Nothing is in the way. What an earlier use left at another pod stays there.
-        if old.is_some() && here.is_none() {
-            self.write_out(quiet, begun.host, begun.port);
-        }
-        let healthy = &quiet.kinds[usize::from(begun.kind)].as_ref()?.healthy;
-        self.foresee_at_node(healthy, entry, ct, [own.isn, theirs.isn]);
-        let mut left = Left {
-            syn: now,
-            place,
-            begins: Some((own, theirs)),
-        };
-        if let Some((resting, known)) = &healthy.pod
-            && self.pods.get(place).peers.get(peer).is_some()
-        {
-            // One that was written out is replaced.
-            let at = now + resting.after;
-            let age = quiet.client_node + quiet.node_pod;
-            let rest = (&resting.rest, own, theirs);
-            let fires = self.pods.rest_quietly(place, peer, at, rest, *known, age);
-            if let Some(fires) = fires {
-                self.queue.at(fires, Event::PodTimer(place, peer));
-            }
-            left.place = u32::MAX;
-        }
-        quiet
-            .left
-            .set(self.hosts.peek(begun.host), begun.host, begun.port, left);
-        Some(())
-    }
-
-    /// What happens to a connection after its SYN has passed: packets, its answer, and the end of its port.
-    fn passed(&mut self, quiet: &mut Quiet, begun: &Begun) {
-        let now = self.now;
-        let Some(kind) = &quiet.kinds[usize::from(begun.kind)] else {
+    /// The first SYN of a request was dropped, and it is sent again.
+    pub(in crate::engine) fn quiet_resend(&mut self, place: u32) {
+        let Some(mut quiet) = self.quiet.take() else {
             return;
         };
-        let healthy = &kind.healthy;
-        self.note_packets(healthy.packets);
-        quiet.direct.answers[usize::from(begun.kind)].push_back(Answer {
-            at: now + healthy.answered,
-            host: begun.host,
-            port: begun.port,
-        });
-        let until = match &healthy.client {
-            ClientEnd::Closes(after) => now + *after,
-            ClientEnd::Rests(resting) => {
-                let stack = self.hosts.peek(begun.host).client.stack();
-                resting.rest.ends(stack, now + resting.after)
-            }
-        };
-        quiet.direct.lease(begun.host, until, begun.port);
-    }
-
-    /// A connection goes on by packets, as if it had begun so; the node has decided on its SYN.
-    fn goes_on_by_packets(
-        &mut self,
-        quiet: &mut Quiet,
-        begun: &Begun,
-        syn: &Segment,
-        decision: &Decision,
-    ) {
-        let &Begun {
-            start, host, port, ..
-        } = begun;
-        self.write_out(quiet, host, port);
-        quiet.open -= 1;
-        quiet.touch(host, port, self.now);
-        let client = self.hosts.get(host);
-        client.client.connect_held(start, client.to, port);
-        let manners = self.manners[usize::from(begun.kind)];
-        let request = Request {
-            port,
-            opened: true,
-            port_idle: begun.port_idle,
-            ..Request::new(begun.number, begun.kind, host, start, begun.counted)
-        };
-        self.take_slot(request, |world, lane, event| {
-            world.queue.at(start + lane.delay(), event);
-        });
-        debug_assert_eq!(
-            manners.requests, 1,
-            "else the connection would not be alike"
-        );
-        self.file_client_timer(host, port);
-        self.note_syn(syn, decision);
-        self.follow(*decision, syn.tuple);
+        let begun = quiet.direct.begun[place as usize];
+        let over = self.now + quiet.client_node + quiet.over_again(begun.kind);
+        if over < quiet.end && self.next_control() > over {
+            self.travel(Leg::ClientNode, Event::QuietSyn(place));
+            self.quiet = Some(quiet);
+            return;
+        }
+        quiet.direct.free.push(place);
+        let Begun { host, port, .. } = begun;
+        self.gets_socket(&mut quiet, &begun);
+        self.quiet = Some(quiet);
+        if let Some(conn) = self.conns.get_mut(host, port) {
+            conn.filed = self.now;
+        }
+        self.on_client_timer(host, port);
     }
 
     /// Everything of the shortest way that has happened before a request begins now, in the order of time.
@@ -372,12 +244,17 @@ impl World<'_> {
     }
 
     fn tell_answers(&mut self, quiet: &mut Quiet, due: impl Fn(&Quiet, Instant) -> bool) {
-        loop {
+        while due(quiet, quiet.direct.next_answer) {
             let fronts = quiet.direct.answers.iter().enumerate();
             let fronts = fronts.filter_map(|(kind, answers)| Some((answers.front()?.at, kind)));
-            let Some((at, number)) = fronts.min().filter(|(at, _)| due(quiet, *at)) else {
+            let Some((at, number)) = fronts.min() else {
+                quiet.direct.next_answer = Instant::NEVER;
                 return;
             };
+            quiet.direct.next_answer = at;
+            if !due(quiet, at) {
+                return;
+            }
             let Some(answer) = quiet.direct.answers[number].pop_front() else {
                 return;
             };
@@ -385,17 +262,15 @@ impl World<'_> {
             let Some(kind) = &quiet.kinds[number] else {
                 continue;
             };
-            let start = Instant(at.0 - kind.healthy.answered.0 - quiet.client_node.0);
-            let counted = start >= Instant::ZERO + self.scenario.warmup;
-            self.observer
-                .answered(at, start, answer.port, kind.healthy.connected, counted);
+            let connected = Instant(at.0 - kind.healthy.answered.0) + kind.healthy.connected;
+            if answer.counted {
+                let connect = connected.since(answer.start);
+                let what = (answer.start, answer.port);
+                self.observer.answered(at, what, connect, answer.cause);
+            }
             if self.observer.options().requests_max > 0 {
-                let conns = &mut self.conns;
-                let conn = conns.get_or_insert(
-                    answer.host,
-                    answer.port,
-                    super::super::load::ConnState::IDLE,
-                );
+                let Answer { host, port, .. } = answer;
+                let conn = self.conns.get_or_insert(host, port, ConnState::IDLE);
                 conn.ended = at;
             }
         }
@@ -435,7 +310,7 @@ impl World<'_> {
 
     /// The pods that the scheduler may choose; none if one of them does not serve as a matter of course, or if any pod is
     /// about to stop.
-    fn healthy_servers(&self) -> Vec<(Endpoint, u32)> {
+    pub(super) fn healthy_servers(&self) -> Vec<(Endpoint, u32)> {
         let mut servers = Vec::new();
         for server in self.node.ipvs.real_servers(self.key) {
             if server.weight == 0 {

@@ -10,31 +10,42 @@ use ipvs_model::time::{Instant, Span};
 
 use super::super::hosts::Peer;
 use super::super::trace::TraceOptions;
-use super::super::world::World;
+use super::super::world::{Event, World};
 use super::{ClientEnd, Healthy, Resting};
 use crate::outcome::Outcome;
 use crate::scenario::{Arrivals, Client as ClientTable, Rate, Rollout, Scenario, Steady};
 
+/// A SYN is sent again after less than this.
+const RESENT: Span = Span::from_millis(1_200);
+
 impl Healthy {
-    /// What three small worlds agree on, whose clocks have other phases. A connection that takes another way when its
+    /// What three small worlds agree on, whose clocks have other phases. `lost`: the first SYN does not reach the node. A connection that takes another way when its
     /// packets fall on other ticks is not known.
     pub(super) fn known(
         scenario: &Scenario,
         kind: usize,
         seed: u64,
         ways: [Span; 3],
+        lost: bool,
     ) -> Option<Self> {
         let [first, second, third] =
-            [0, 1, 2].map(|n| Self::learn(scenario, kind, seed.wrapping_add(n), ways));
+            [0, 1, 2].map(|n| Self::learn(scenario, kind, seed.wrapping_add(n), ways, lost));
         let first = first?;
         (Some(&first) == second.as_ref() && Some(&first) == third.as_ref()).then_some(first)
     }
 
     /// Plays one connection of a kind of client on the packet path, with one pod and nobody else.
-    fn learn(scenario: &Scenario, kind: usize, seed: u64, ways: [Span; 3]) -> Option<Self> {
+    fn learn(
+        scenario: &Scenario,
+        kind: usize,
+        seed: u64,
+        ways: [Span; 3],
+        lost: bool,
+    ) -> Option<Self> {
         let [client_node, node_pod, service] = ways;
         let round = client_node + client_node + node_pod + node_pod;
-        let limit = service + round + round + round + round + Span::from_millis(100);
+        let again = if lost { RESENT } else { Span::ZERO };
+        let limit = again + service + round + round + round + round + Span::from_millis(100);
         let mut alone = scenario.clone();
         alone.duration = limit + Span::from_secs(1);
         alone.warmup = Span::ZERO;
@@ -61,13 +72,15 @@ impl Healthy {
             ..TraceOptions::default()
         };
         let world = World::new(&alone, seed, &options).ok()?;
-        Lesson::new(world).learn(Instant::ZERO + limit, node_pod)
+        Lesson::new(world, lost).learn(Instant::ZERO + limit, node_pod)
     }
 }
 
 /// One connection in a world of its own, and what was seen of it so far.
 struct Lesson<'a> {
     world: World<'a>,
+    /// The next packet at the node is lost.
+    lost: bool,
     client: Option<(ConnId, Endpoint, Begin, State)>,
     pod_state: Option<State>,
     pod_begin: Option<Begin>,
@@ -80,9 +93,10 @@ struct Lesson<'a> {
 }
 
 impl<'a> Lesson<'a> {
-    const fn new(world: World<'a>) -> Self {
+    const fn new(world: World<'a>, lost: bool) -> Self {
         Self {
             world,
+            lost,
             client: None,
             pod_state: None,
             pod_begin: None,
@@ -97,6 +111,10 @@ impl<'a> Lesson<'a> {
     fn learn(mut self, limit: Instant, node_pod: Span) -> Option<Healthy> {
         while let Some((at, event)) = self.world.queue.pop(limit) {
             self.world.now = at;
+            if self.lost && matches!(event, Event::AtNode(_)) {
+                self.lost = false;
+                continue;
+            }
             self.world.handle(event);
             self.look(node_pod);
         }
@@ -194,7 +212,7 @@ impl<'a> Lesson<'a> {
             packets: self.packets.len() as u64 - 1,
             last: after(last),
             ct,
-            connected: self.connected?.since(Instant::ZERO),
+            connected: after(self.connected?),
             answered: after(answered),
             client,
             taken_over,
