@@ -159,7 +159,10 @@ pub fn plan(document: &Document, selection: &Selection) -> Result<Comparison, Pl
 fn unknown(id: &str) -> String {
     let ids = REMEDIES.iter().map(|remedy| remedy.id);
     let near = crate::scenario::nearest(id, ids.clone());
-    let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+    let near = near.map_or_else(
+        || ".".to_owned(),
+        |near| format!("; did you mean `{near}`?"),
+    );
     let all = ids.collect::<Vec<_>>().join(", ");
     format!("there is no remedy `{id}`{near} There are: {all}")
 }
