@@ -7,8 +7,12 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FileType, Mode};
 use rustix::mount::{MountFlags, mount};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::job::{Job, Task};
+
+/// Open files of the guest: the kernel's `fs.nr_open`.
+const FILES_MAX: u64 = 1 << 20;
 
 /// Runs the job and powers the guest off. What went wrong is written beside the job.
 pub fn run(path: &Path) -> ! {
@@ -35,6 +39,12 @@ fn work(job: &Job) -> Result<()> {
 }
 
 fn init() -> Result<()> {
+    // Clients that wait long for the dead have thousands of sockets.
+    let files = Rlimit {
+        current: Some(FILES_MAX),
+        maximum: Some(FILES_MAX),
+    };
+    setrlimit(Resource::Nofile, files).context("cannot have so many files")?;
     let none = None::<&std::ffi::CStr>;
     for (kind, place) in [
         ("proc", "/proc"),

@@ -356,8 +356,8 @@ impl Node {
                 }
             }
         }
-        if let (Balancer::Iptables(rules), Some(ct)) = (&self.config.balancer, way.ct) {
-            match iptables_destination(&mut self.ct, rules, ct, &way.seg, rng) {
+        if let (Balancer::Iptables(rules), Some(ct)) = (&mut self.config.balancer, way.ct) {
+            match iptables_destination(now, &mut self.ct, rules, ct, &way.seg, rng) {
                 Ok(rule) => way.rule = rule,
                 Err(rule) => {
                     let refused = Fate::Rejected(IcmpKind::PortUnreachable);
@@ -637,14 +637,15 @@ impl Node {
 
 /// PRE_ROUTING of iptables mode: a new connection to a service gets its endpoint, an old one keeps it.
 fn iptables_destination(
+    now: Instant,
     table: &mut Conntrack,
-    rules: &IptablesRules,
+    rules: &mut IptablesRules,
     ct: CtRef,
     seg: &Segment,
     rng: &mut impl Rng,
 ) -> Result<Rule, Rule> {
     if !table.is_confirmed(ct) && ct.dir == Dir::Original {
-        return match rules.pick(seg.tuple.proto, seg.tuple.dst, rng) {
+        return match rules.pick(now, &seg.tuple, rng) {
             Pick::Endpoint(to) => {
                 table.destination_nat(ct, Some(to));
                 Ok(Rule::IptablesPicked)

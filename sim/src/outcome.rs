@@ -100,7 +100,7 @@ impl Outcome {
 pub enum Cause {
     /// A reused port met the IPVS entry of a real server at weight 0.
     PinnedToDrained,
-    /// The IPVS entry's real server was deleted and the SYN was dropped.
+    /// The IPVS entry's real server was deleted, and the SYN, or a packet of the connection, was dropped or refused.
     PinnedToDeleted,
     /// The conntrack entry alone kept the old pod: iptables mode, or an entry left in SYN_SENT.
     PinnedByConntrack,
@@ -126,13 +126,15 @@ pub enum Cause {
     AddressReassigned,
     /// The pod answered past the node, from an address that the client had not called.
     AnswerPastNode,
+    /// The node had no entry any more for an established connection: it had been idle for longer than IPVS remembers one.
+    SessionForgotten,
     /// None of the above.
     Other,
 }
 
 impl Cause {
     /// How many there are.
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 16;
 
     /// All of them, in the order of [`Cause::index`].
     pub const ALL: [Self; Self::COUNT] = [
@@ -150,6 +152,7 @@ impl Cause {
         Self::PortsExhausted,
         Self::AddressReassigned,
         Self::AnswerPastNode,
+        Self::SessionForgotten,
         Self::Other,
     ];
 
@@ -175,6 +178,7 @@ impl Cause {
             Self::PortsExhausted => "ports_exhausted",
             Self::AddressReassigned => "address_reassigned",
             Self::AnswerPastNode => "answer_past_node",
+            Self::SessionForgotten => "session_forgotten",
             Self::Other => "other",
         }
     }
@@ -183,7 +187,9 @@ impl Cause {
     pub const fn describe(self) -> &'static str {
         match self {
             Self::PinnedToDrained => "a reused port met an entry of a real server at weight 0",
-            Self::PinnedToDeleted => "the entry of a deleted real server dropped the SYN",
+            Self::PinnedToDeleted => {
+                "the entry's real server was deleted: its packets were dropped or refused"
+            }
             Self::PinnedByConntrack => "a conntrack entry kept a reused port on the old pod",
             Self::EndpointLag => "a new tuple was scheduled to a pod that was already gone",
             Self::ConnectionCut => "the connection was established when its pod died",
@@ -197,6 +203,9 @@ impl Cause {
             Self::AddressReassigned => "the pod's address had been given to another pod",
             Self::AnswerPastNode => {
                 "the pod answered past the node, from an address that the client had not called"
+            }
+            Self::SessionForgotten => {
+                "the node had no entry any more for a connection that had been idle for too long"
             }
             Self::Other => "another cause",
         }

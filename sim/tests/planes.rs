@@ -268,7 +268,7 @@ fn fields_of_another_data_plane_are_named() {
         found.contains("kube_proxy.masquerade") && found.contains("headless"),
         "{found}"
     );
-    let text = "[cilium]\nversion = \"1.12\"\n[service]\nsession_affinity = \"1h\"\n[node]\nmode = \"nftables\"\n";
+    let text = "[cilium]\nversion = \"1.12\"\n[service]\nsession_affinity = \"1h\"\n[node]\nmode = \"headless\"\n";
     let warnings = Scenario::parse(text, "test")
         .unwrap()
         .warnings
@@ -283,4 +283,37 @@ fn fields_of_another_data_plane_are_named() {
         "{}",
         bad.render(false)
     );
+}
+
+/// Session affinity in every mode that has it: one client, one pod.
+#[test]
+fn a_client_with_affinity_stays_with_its_pod() {
+    for (mode, affinity, pods) in [
+        ("ipvs", "1h", 1),
+        ("iptables", "1h", 1),
+        ("nftables", "1h", 1),
+        ("cilium-packet", "1h", 1),
+        ("cilium-socket", "1h", 1),
+        ("iptables", "none", 5),
+        ("cilium-socket", "none", 5),
+    ] {
+        let scenario = of(
+            BASE,
+            &[&[
+                ("node.mode", mode),
+                ("service.session_affinity", affinity),
+                ("rollout", "{ none = { pods = 5 } }"),
+            ]],
+        );
+        let options = TraceOptions {
+            sample_every: Some(ipvs_model::time::Span::from_secs(1)),
+            ..TraceOptions::default()
+        };
+        let result = run(&scenario, 1, &options).unwrap();
+        let servers = result.trace.servers.iter();
+        let served = servers.filter(|sample| sample.syns > 0);
+        let served: std::collections::BTreeSet<_> = served.map(|sample| sample.server).collect();
+        assert_eq!(served.len(), pods, "{mode}, {affinity}: {served:?}");
+        assert_eq!(result.summary.failed(), 0, "{mode}");
+    }
 }

@@ -54,10 +54,20 @@ pub fn fit(mut document: Document, kernel: &Kernel) -> Result<Scenario> {
 }
 
 fn check(scenario: &Scenario) -> Result<()> {
-    ensure!(
-        scenario.node.mode == DataPlane::Ipvs,
-        "node.mode: the lab plays ipvs only"
-    );
+    match scenario.node.mode {
+        DataPlane::Ipvs => {}
+        DataPlane::Iptables | DataPlane::Nftables => ensure!(
+            scenario.service.protocol == Proto::Tcp
+                && scenario.service.session_affinity.is_none()
+                && scenario
+                    .client
+                    .iter()
+                    .all(|client| client.location != Location::Host),
+            "node.mode: in iptables and nftables mode the lab plays TCP services without session_affinity, for clients \
+             beside the node"
+        ),
+        _ => bail!("node.mode: the lab plays ipvs, iptables and nftables"),
+    }
     ensure!(
         scenario.warmup == Span::ZERO,
         "warmup: the lab counts every request; leave it out"

@@ -4,6 +4,7 @@
 mod clients;
 mod companion;
 mod counts;
+mod dnat;
 mod fitness;
 mod network;
 mod pods;
@@ -12,15 +13,17 @@ mod servers;
 mod slots;
 mod traffic;
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use ipvs_model::kube::{PodId, ProxyAction, RolloutEvent};
+use ipvs_model::segment::Endpoint;
 use ipvs_model::time::{Instant, Span};
 use ipvs_sim::engine::Control;
 use ipvs_sim::engine::streams::Streams;
-use ipvs_sim::scenario::{DeadEnd, NewOwner, Phase, Scenario};
+use ipvs_sim::scenario::{DataPlane, DeadEnd, NewOwner, Phase, Scenario};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::monotonic;
@@ -29,6 +32,7 @@ use crate::job::Job;
 pub use fitness::fit;
 
 use companion::Companion;
+use dnat::Dnat;
 use network::Network;
 use servers::Servers;
 use traffic::Traffic;
@@ -61,6 +65,14 @@ enum Due {
     Control,
     Sample,
     Heir(PodId),
+    Rules,
+}
+
+/// What balances on the node.
+#[derive(Debug)]
+enum Plane {
+    Ipvs(Servers),
+    Dnat(Dnat),
 }
 
 /// Node, network and control plane of a run.
@@ -68,7 +80,9 @@ struct Lab {
     scenario: Scenario,
     network: Network,
     control: Control,
-    servers: Servers,
+    plane: Plane,
+    /// Endpoints on their way to DNAT rules, in the order of time.
+    rules: VecDeque<(Instant, Vec<Endpoint>)>,
     start: i64,
     notes: Vec<(f64, String)>,
     samples: Vec<String>,
@@ -83,12 +97,16 @@ pub fn run(job: &Job, play: &Play, out: &Path) -> Result<()> {
         .map_err(|found| anyhow!("{}", found.render(false)))?
         .scenario;
     let network = Network::set_up(&scenario)?;
-    let servers = Servers::set_up(&scenario)?;
+    let plane = match scenario.node.mode {
+        DataPlane::Iptables | DataPlane::Nftables => Plane::Dnat(Dnat::set_up(&scenario)?),
+        _ => Plane::Ipvs(Servers::set_up(&scenario)?),
+    };
     let control = Control::new(&scenario, Streams::new(play.seed));
     let mut lab = Lab {
         control,
         network,
-        servers,
+        plane,
+        rules: VecDeque::new(),
         start: 0,
         notes: Vec::new(),
         samples: Vec::new(),
@@ -135,17 +153,22 @@ impl Lab {
             };
             if let RolloutEvent::EndpointsPublished { endpoints } = &event {
                 let wanted = self.control.wanted(endpoints).active;
+                if let Plane::Dnat(rules) = &self.plane {
+                    self.network.enter_node()?;
+                    rules.replace(&wanted)?;
+                    continue;
+                }
                 self.control
                     .endpoints_changed(Instant::ZERO, wanted, Span::ZERO);
             } else {
                 self.happen(Instant::ZERO, event, traffic)?;
             }
         }
-        drop(
-            self.control
-                .poll_proxy_on(Instant::ZERO, &mut self.servers, true),
-        );
-        self.servers.check()
+        let Plane::Ipvs(servers) = &mut self.plane else {
+            return Ok(());
+        };
+        drop(self.control.poll_proxy_on(Instant::ZERO, servers, true));
+        servers.check()
     }
 
     /// Everything until the end of the load.
@@ -169,6 +192,16 @@ impl Lab {
                     self.sample(at)?;
                     self.next_sample += SAMPLE;
                 }
+                Due::Rules => {
+                    if let (Some((_, endpoints)), Plane::Dnat(rules)) =
+                        (self.rules.pop_front(), &self.plane)
+                    {
+                        self.network.enter_node()?;
+                        rules.replace(&endpoints)?;
+                        let list: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+                        self.note(seconds(at), format!("rules list {}", list.join(" ")));
+                    }
+                }
                 Due::Heir(pod) => {
                     self.heirs.retain(|(_, waiting)| *waiting != pod);
                     let open = matches!(self.scenario.server.dead_end,
@@ -185,7 +218,16 @@ impl Lab {
 
     fn next(&self) -> (Instant, Due) {
         let mut next = (self.next_sample, Due::Sample);
-        let control = [self.control.next_rollout(), self.control.next_proxy()];
+        let proxy = match self.plane {
+            Plane::Ipvs(_) => self.control.next_proxy(),
+            Plane::Dnat(_) => None,
+        };
+        if let Some((at, _)) = self.rules.front()
+            && *at < next.0
+        {
+            next = (*at, Due::Rules);
+        }
+        let control = [self.control.next_rollout(), proxy];
         for at in control.into_iter().flatten() {
             if at <= next.0 {
                 next = (at, Due::Control);
@@ -208,13 +250,12 @@ impl Lab {
         while let Some(event) = self.control.poll_rollout(now) {
             self.happen(now, event, traffic)?;
         }
-        if self.control.next_proxy().is_some_and(|at| at <= now) {
+        if let Plane::Ipvs(servers) = &mut self.plane
+            && self.control.next_proxy().is_some_and(|at| at <= now)
+        {
             self.network.enter_node()?;
-            let log: Vec<_> = self
-                .control
-                .poll_proxy_on(now, &mut self.servers, false)
-                .collect();
-            self.servers.check()?;
+            let log: Vec<_> = self.control.poll_proxy_on(now, servers, false).collect();
+            servers.check()?;
             for entry in log {
                 if matches!(
                     entry.action,
@@ -257,7 +298,13 @@ impl Lab {
             RolloutEvent::EndpointsPublished { endpoints } => {
                 let wanted = self.control.wanted(&endpoints).active;
                 let watch = self.control.draw_sync_latency();
-                self.control.endpoints_changed(now, wanted, watch);
+                if let Plane::Dnat(_) = self.plane {
+                    // A later change does not overtake an earlier one.
+                    let last = self.rules.back().map_or(now, |(at, _)| *at);
+                    self.rules.push_back(((now + watch).max(last), wanted));
+                } else {
+                    self.control.endpoints_changed(now, wanted, watch);
+                }
             }
             _ => {}
         }
@@ -265,8 +312,11 @@ impl Lab {
     }
 
     fn sample(&mut self, at: Instant) -> Result<()> {
+        let Plane::Ipvs(servers) = &self.plane else {
+            return Ok(());
+        };
         self.network.enter_node()?;
-        for server in self.servers.listed()? {
+        for server in servers.listed()? {
             self.samples.push(format!(
                 "E {} {} weight {} active {} inactive {}",
                 at.as_secs(),

@@ -7,9 +7,11 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result, bail};
+use ipvs_model::conntrack::SourceNat;
 use ipvs_model::kube::PodId;
 use ipvs_model::segment::Proto;
-use ipvs_sim::scenario::{Client, DeadEnd, Location, Masquerade, Scenario};
+use ipvs_sim::engine::source_nat;
+use ipvs_sim::scenario::{Client, DeadEnd, Location, Scenario};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -120,7 +122,7 @@ impl Network {
         for number in 0..(pods + heirs) as usize {
             this.add_pod(number, address)?;
         }
-        rules(scenario.kube_proxy.masquerade)?;
+        rules(scenario)?;
         // Ports of bridges forward at once, but carrier and addresses need a moment.
         std::thread::sleep(std::time::Duration::from_secs(2));
         Ok(this)
@@ -231,6 +233,10 @@ impl Network {
     pub fn bury(&mut self, pod: PodId, end: &DeadEnd) -> Result<()> {
         let (number, address) = self.home(pod)?;
         self.enter_node()?;
+        // A pod that is gone sends nothing more either: no FIN again, which would re-arm its entry.
+        if !matches!(end, DeadEnd::Reset | DeadEnd::ArpFailure) {
+            ip(&format!("-n pod{number} link set eth0 down"))?;
+        }
         match end {
             DeadEnd::Unreachable => ip(&format!("route replace unreachable {address}/32")),
             // A neighbour that does not exist: the bridge floods the frame and everybody ignores it.
@@ -245,13 +251,12 @@ impl Network {
 
     /// Another pod gets the address of one that is gone; with `open` it has a door like that of the service.
     pub fn inherit(&mut self, pod: PodId, open: bool) -> Result<Option<Door>> {
-        let (old, address) = self.home(pod)?;
+        let (_, address) = self.home(pod)?;
         let heir = self.homes.len() + self.homes.keys().take_while(|other| **other != pod).count();
         if heir >= self.pods.len() {
             bail!("no namespace is left for the heir of {address}");
         }
         self.enter_node()?;
-        ip(&format!("-n pod{old} link set eth0 down"))?;
         ip(&format!("-n pod{heir} address add {address}/32 dev eth0"))?;
         ip(&format!("neighbour del {address} dev cni0"))?;
         if open {
@@ -277,20 +282,30 @@ fn tcp_sysctls(table: &Client) -> Result<()> {
 }
 
 /// The rules that a node with kube-proxy has, as far as they matter: something that makes conntrack track, a nat table.
-fn rules(masquerade: Masquerade) -> Result<()> {
+fn rules(scenario: &Scenario) -> Result<()> {
     let track = "-w -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT";
     line("iptables-legacy", track)?;
-    let nat = match masquerade {
-        Masquerade::None => "-s 192.0.2.1 -j ACCEPT",
-        Masquerade::Masquerade => "-o cni0 -j MASQUERADE",
-        Masquerade::RandomFully => "-o cni0 -j MASQUERADE --random-fully",
-        Masquerade::KubeProxy => bail!(
-            "the lab does not play kube_proxy.masquerade = \"kube-proxy\": say whom the node masquerades, \
-             with \"none\", \"masquerade\" or \"random-fully\""
-        ),
+    let append = |rule: &str| {
+        line(
+            "iptables-legacy",
+            &format!("-w -t nat -A POSTROUTING {rule}"),
+        )
     };
-    line(
-        "iptables-legacy",
-        &format!("-w -t nat -A POSTROUTING {nat}"),
-    )
+    let (policy, sources) = source_nat(scenario);
+    for (first, last, theirs) in sources.clients {
+        if theirs != SourceNat::NullBinding {
+            bail!("the lab does not play different masquerading for different clients");
+        }
+        for client in first.to_bits()..=last.to_bits() {
+            append(&format!(
+                "-s {} -o cni0 -j ACCEPT",
+                Ipv4Addr::from_bits(client)
+            ))?;
+        }
+    }
+    append(match policy {
+        SourceNat::Inactive | SourceNat::NullBinding => "-s 192.0.2.1 -j ACCEPT",
+        SourceNat::Masquerade { random: false, .. } => "-o cni0 -j MASQUERADE",
+        SourceNat::Masquerade { random: true, .. } => "-o cni0 -j MASQUERADE --random-fully",
+    })
 }

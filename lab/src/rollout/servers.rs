@@ -7,7 +7,7 @@ use ipvs_sim::engine::node_sysctls;
 use ipvs_sim::scenario::Scenario;
 use ipvs_sim::scenario::field::Field as _;
 
-use crate::guest::set_sysctl;
+use crate::guest::{line, set_sysctl};
 use crate::netlink::Rules;
 
 /// The virtual service on the node.
@@ -24,6 +24,7 @@ impl Servers {
     /// Sets the sysctls and makes the service. Runs in the node's namespace.
     pub fn set_up(scenario: &Scenario) -> Result<Self> {
         let sysctls = node_sysctls(scenario).map_err(|error| anyhow!(error))?;
+        set_sysctl("net.netfilter.nf_conntrack_max", sysctls.ct.max)?;
         for (key, value) in [
             ("conntrack", u8::from(sysctls.vs.conntrack)),
             ("conn_reuse_mode", sysctls.vs.conn_reuse_mode),
@@ -40,6 +41,13 @@ impl Servers {
         }
         for (key, value) in scenario.node_sysctl_overrides() {
             set_sysctl(key, value)?;
+        }
+        let proxy = &scenario.kube_proxy;
+        let timeouts = [proxy.tcp_timeout, proxy.tcpfin_timeout, proxy.udp_timeout];
+        if timeouts.iter().any(|timeout| timeout.as_secs() > 0) {
+            // Zero leaves one as it is.
+            let [tcp, tcp_fin, udp] = timeouts.map(|timeout| timeout.as_secs());
+            line("ipvsadm", &format!("--set {tcp} {tcp_fin} {udp}"))?;
         }
         let address = scenario.service.address;
         let (option, name) = match scenario.service.protocol {

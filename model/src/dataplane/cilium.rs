@@ -6,10 +6,14 @@
 //!
 //! Faithful to: `lb4_local`, `__ct_lookup`, `ct_update_timeout` (trees of about 1.13 and after 1.19; facts
 //! kube-proxy.md 7) behind the gates of [`super::CiliumGate`]; as in the kernel's map, a lookup does not look at an
-//! entry's lifetime: the collector ends it.
-//! Leaves out: session affinity, Maglev, source NAT for backends on other nodes (so: direct server return or backends on
+//! entry's lifetime: the collector ends it. Session affinity as `__lb4_affinity_backend_id` of those trees has it: it is asked when there is no
+//! entry, by the client's address, and names any backend that the service still knows, one that terminates included (#27096; the
+//! issue is closed, the release that ends it is not known, so all releases do it here).
+//! Leaves out: Maglev, source NAT for backends on other nodes (so: direct server return or backends on
 //! the node), fragments, policy, a full map, backends that several services share (#27726), the collector's adaptive
 //! interval, maintenance and quarantine states. Read, and not observed.
+
+use core::net::Ipv4Addr;
 
 use hashbrown::HashMap;
 use rand::{Rng, RngExt};
@@ -49,6 +53,10 @@ pub enum CiliumRule {
     RechosenInactive,
     /// The entry's backend is gone from the map: chosen anew.
     RechosenDeleted,
+    /// No entry: the client's affinity named the backend.
+    ByAffinity,
+    /// No entry: the client's affinity named a backend that terminates.
+    ByAffinityInactive,
     /// The service has no active backend: dropped.
     NoBackend,
     /// A backend's packet gets the service's address.
@@ -60,7 +68,12 @@ impl CiliumRule {
     pub const fn chooses(self) -> bool {
         matches!(
             self,
-            Self::Chosen | Self::RechosenClosed | Self::RechosenInactive | Self::RechosenDeleted
+            Self::Chosen
+                | Self::ByAffinity
+                | Self::ByAffinityInactive
+                | Self::RechosenClosed
+                | Self::RechosenInactive
+                | Self::RechosenDeleted
         )
     }
 
@@ -78,6 +91,10 @@ impl CiliumRule {
             Self::RechosenClosed => "the service entry was closed: a backend was chosen anew",
             Self::RechosenInactive => "the entry's backend terminates: another was chosen",
             Self::RechosenDeleted => "the entry's backend is gone: another was chosen",
+            Self::ByAffinity => "no service entry: the client's session affinity named the backend",
+            Self::ByAffinityInactive => {
+                "no service entry: the client's session affinity named the backend, although it terminates"
+            }
             Self::NoBackend => "the service has no active backend: dropped",
             Self::Translated => "the backend's packet follows its entry",
         }
@@ -97,6 +114,8 @@ pub struct CiliumConfig {
     pub grace: Span,
     /// Time between two runs of the collector.
     pub gc_interval: Span,
+    /// Session affinity by client address: how long after its last use a client's backend is remembered.
+    pub affinity: Option<Span>,
 }
 
 /// `bpf-ct-timeout-regular-tcp-syn`.
@@ -138,6 +157,8 @@ pub struct Cilium {
     flows: HashMap<Tuple, Flow, FxBuildHasher>,
     /// From a backend's answer to the service's address, and until when.
     replies: HashMap<Tuple, (Endpoint, u64), FxBuildHasher>,
+    /// The backend that a client of a service used last, and in which second.
+    affinity: HashMap<(ServiceKey, Ipv4Addr), (Endpoint, u64), FxBuildHasher>,
     gc_at: Instant,
 }
 
@@ -149,6 +170,7 @@ impl Cilium {
             services: Vec::new(),
             flows: HashMap::default(),
             replies: HashMap::default(),
+            affinity: HashMap::default(),
             gc_at: Instant::ZERO + config.gc_interval,
         }
     }
@@ -210,6 +232,10 @@ impl Cilium {
         let Some(backend) = backend else {
             return CiliumVerdict::Drop(rule);
         };
+        if self.config.affinity.is_some() {
+            self.affinity
+                .insert((key, tuple.src.ip), (backend, seconds));
+        }
         let mut out = *segment;
         out.tuple.dst = backend;
         let until = seconds + self.config.service_tcp.as_secs();
@@ -266,6 +292,17 @@ impl Cilium {
                 None => CiliumRule::RechosenDeleted,
             },
         };
+        if matches!(rule, CiliumRule::Chosen | CiliumRule::RechosenClosed)
+            && let Some((backend, state)) = self.remembered(now, service, segment.tuple.src.ip)
+        {
+            let rule = match state {
+                BackendState::Active => CiliumRule::ByAffinity,
+                BackendState::Terminating => CiliumRule::ByAffinityInactive,
+            };
+            self.enter(now, segment, backend, rule, syn);
+            return (Some(backend), rule);
+        }
+        let backends = &self.services[service].1;
         let active = backends
             .iter()
             .filter(|(_, state)| *state == BackendState::Active);
@@ -281,6 +318,23 @@ impl Cilium {
             self.enter(now, segment, backend, rule, syn);
         }
         (chosen, rule)
+    }
+
+    /// The backend that a client's affinity names, if the service knows it.
+    fn remembered(
+        &self,
+        now: u64,
+        service: usize,
+        client: Ipv4Addr,
+    ) -> Option<(Endpoint, BackendState)> {
+        let timeout = self.config.affinity?.as_secs();
+        let (key, backends) = &self.services[service];
+        let (backend, used) = self.affinity.get(&(*key, client))?;
+        if used + timeout <= now {
+            return None;
+        }
+        let known = backends.iter().find(|(known, _)| known == backend);
+        known.copied()
     }
 
     /// Writes the choice: into the entry that is there, or as a new one.
@@ -415,6 +469,7 @@ mod tests {
                 service_other: Span::from_secs(60),
                 grace: Span::from_secs(60),
                 gc_interval: Span::from_secs(300),
+                affinity: None,
             };
             let mut bed = Self {
                 cilium: Cilium::new(config),
@@ -503,6 +558,33 @@ mod tests {
             let mut bed = Bed::new(minor);
             bed.closed_then(Some(BackendState::Active), seconds);
             assert_eq!(bed.send(Flags::SYN).1, rule, "1.{minor} after {seconds} s");
+        }
+    }
+
+    /// #27096: new connections of a client with affinity go to its backend while that terminates, in any release; to another once it is
+    /// deleted, or after the timeout.
+    #[test]
+    fn affinity_names_a_terminating_backend() {
+        for (old, seconds, rule) in [
+            (
+                Some(BackendState::Terminating),
+                5,
+                CiliumRule::ByAffinityInactive,
+            ),
+            (Some(BackendState::Active), 5, CiliumRule::ByAffinity),
+            (Some(BackendState::Terminating), 900, CiliumRule::Chosen),
+            (None, 5, CiliumRule::Chosen),
+        ] {
+            let mut bed = Bed::new(14);
+            bed.cilium.config.affinity = Some(Span::from_secs(900));
+            bed.closed_then(old, seconds);
+            let tuple = Tuple::tcp(at("10.0.9.9:40001"), key().addr);
+            let syn = Segment::new(tuple, Flags::SYN);
+            let verdict = bed.cilium.packet(bed.now, &syn, &mut bed.rng);
+            let CiliumVerdict::Forward(_, found) = verdict else {
+                panic!("{verdict:?}");
+            };
+            assert_eq!(found, rule, "{old:?} after {seconds} s");
         }
     }
 

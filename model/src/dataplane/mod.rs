@@ -10,4 +10,4 @@ mod rules;
 
 pub use cilium::{BackendState, Cilium, CiliumConfig, CiliumRule, CiliumVerdict};
 pub use cilium_version::{CILIUM_GATES, CiliumBehaviours, CiliumGate, CiliumGateRow};
-pub use rules::{IptablesRules, Pick};
+pub use rules::{Affinity, IptablesRules, Pick};

@@ -56,33 +56,33 @@ proxy_gates! {
     /// A real server that goes away is drained at weight 0 instead of being deleted at once.
     GracefulTermination "graceful-termination"
         since v(13, 0), backports [v(11, 5), v(12, 2)],
-        "#66012, #69268; cherry-picks #70006, #70007";
+        "#66012, #69268; cherry-picks #70006, #70007; 1.11.5 in CHANGELOG-1.11.md, 1.12.2 in #70006";
     /// A draining real server is deleted only when active and inactive connections are both 0; before, active alone counted.
     WaitsForInactive "waits-for-inactive"
         since v(14, 0), backports [v(11, 6), v(12, 4), v(13, 1)],
-        "#71515; cherry-picks #71848, #71847, #71881; read in 1.14";
+        "#71515; cherry-picks #71848, #71847, #71881; read in 1.14; 1.11.6 in CHANGELOG-1.11.md, all three in #71071";
     /// An entry can leave the list of draining real servers; before, none ever did.
     GracefulListForgets "graceful-list-forgets"
         since v(14, 0), backports [v(11, 6), v(12, 4), v(13, 1)],
-        "#71515, symptom #71071; the fault read at kubernetes@9448d85d";
+        "#71515, symptom #71071, where its author names the three releases; the fault read at kubernetes@9448d85d";
     /// A UDP real server is deleted at once instead of draining.
     UdpImmediate "udp-immediate"
         since v(15, 0), backports [v(12, 10), v(13, 8), v(14, 4)],
-        "#77802 with the fix #78999 of its upper and lower case; cherry-picks #79103, #79102, #79101; patch releases from their dates";
+        "#77802 with the fix #78999 of its upper and lower case; cherry-picks #79103, #79102, #79101; 1.12.10 and 1.13.8 in their change logs (1.13.7 has #77802 without the fix), 1.14.4 from its date";
     /// An SCTP real server is deleted at once instead of draining.
     SctpImmediate "sctp-immediate"
         since v(20, 0), backports [], "read in 1.18.6 (absent), 1.20-rc.0; 1.19 not read";
     /// The start leaves existing real servers alone; before, it deleted or drained every one of them until the first sync.
     StartKeepsServers "start-keeps-servers"
         since v(15, 0), backports [v(12, 8), v(13, 6), v(14, 1)],
-        "#75283, symptom #73154; cherry-picks #75723, #75722, #75721; 1.13.6 read in the change log, 1.12.8 and 1.14.1 from their dates";
+        "#75283, symptom #73154; cherry-picks #75723, #75722, #75721; 1.12.8 and 1.13.6 in their change logs, 1.14.1 from its date";
     /// The first sync after a start sets the weight of wanted real servers back to 1.
     FirstSyncResetsWeight "first-sync-resets-weight"
         since v(26, 0), backports [], "#111635, symptoms #92019, #108319; read in 1.25.1 (absent), 1.26";
     /// The start sets net.ipv4.vs.conn_reuse_mode to 0.
     ReuseModeZero "reuse-mode-zero"
         since v(13, 0), backports [v(11, 7), v(12, 5)],
-        "#71114; cherry-picks #72100, #72101; patch releases from their dates";
+        "#71114; cherry-picks #72100, #72101, which take it over with #71834; 1.11.7 has that in CHANGELOG-1.11.md, 1.12.5 from its date";
     /// ... but not on kernels named below 4.1, which lack it; before, the start failed there.
     ReuseModeChecksKernel "reuse-mode-checks-kernel"
         since v(19, 0), backports [], "#88541 (first proposed as #82066); read in 1.18.6 (absent), 1.20";
@@ -93,7 +93,7 @@ proxy_gates! {
     /// The start sets net.ipv4.vs.expire_nodest_conn and expire_quiescent_template to 1.
     ExpireSysctls "expire-sysctls"
         since v(14, 0), backports [v(11, 7), v(12, 5), v(13, 2)],
-        "#71834; cherry-picks #72100, #72101, #72099; patch releases from their dates";
+        "#71834; cherry-picks #72100, #72101, #72099; 1.11.7 in CHANGELOG-1.11.md, 1.12.5 and 1.13.2 from their dates";
     /// The start no longer sets net.ipv4.conf.all.route_localnet.
     NoRouteLocalnet "no-route-localnet"
         since v(21, 0), backports [], "read in 1.20 (absent), 1.21-rc.0";

@@ -41,8 +41,9 @@ pub struct Host {
     pub kind: u16,
     /// What connect() goes to.
     pub to: Destination,
-    /// Connections that wait for their next request, the latest first to be used: port and requests left.
-    pub idle: Vec<(u16, u32)>,
+    /// Connections that wait for their next request, the latest first to be used: port, requests left, and the
+    /// real server that its SYN went to.
+    pub idle: Vec<(u16, u32, Option<Endpoint>)>,
     chooser: PortChooser,
     rng: ChaCha8Rng,
     fixed: Vec<u16>,

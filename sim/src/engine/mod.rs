@@ -23,6 +23,8 @@ mod world;
 use crate::outcome::RunSummary;
 use crate::scenario::Scenario;
 pub use control::Control;
+pub use planes::drops_invalid;
+pub use topology::source_nat;
 use trace::{RunTrace, TraceOptions};
 pub use world::node_sysctls;
 

@@ -2,7 +2,7 @@
 //! chooses the pod.
 
 use ipvs_model::dataplane::{
-    BackendState, Cilium, CiliumBehaviours, CiliumConfig, CiliumRule, IptablesRules,
+    Affinity, BackendState, Cilium, CiliumBehaviours, CiliumConfig, CiliumRule, IptablesRules,
 };
 use ipvs_model::kernel::Version;
 use ipvs_model::kube::StaleUdp;
@@ -30,18 +30,29 @@ pub struct Wanted {
     pub terminating: Vec<Endpoint>,
 }
 
+/// Whether kube-proxy in iptables mode drops what conntrack calls invalid: `KUBE-FORWARD`, from 1.16 on; from 1.30.3 on not where
+/// conntrack is told to be liberal.
+pub fn drops_invalid(scenario: &Scenario, sysctls: &Sysctls) -> bool {
+    scenario.kube_proxy.version.number().is_some_and(|version| {
+        let liberal = sysctls.ct.be_liberal && version >= Version(1, 30, 3);
+        version >= Version(1, 16, 0) && !liberal
+    })
+}
+
 /// The balancer of a scenario's node, without services.
 pub fn balancer(scenario: &Scenario, sysctls: &Sysctls) -> Balancer {
+    let affinity = scenario.service.session_affinity;
     match scenario.node.mode {
         DataPlane::Ipvs => Balancer::Ipvs,
         DataPlane::Iptables => {
-            let drops = scenario.kube_proxy.version.number().is_some_and(|version| {
-                let liberal = sysctls.ct.be_liberal && version >= Version(1, 30, 3);
-                version >= Version(1, 16, 0) && !liberal
-            });
-            Balancer::Iptables(IptablesRules::default().dropping_invalid(drops))
+            let drops = drops_invalid(scenario, sysctls);
+            let rules = IptablesRules::default().dropping_invalid(drops);
+            Balancer::Iptables(rules.with_affinity(affinity.map(Affinity::recent)))
         }
-        DataPlane::Nftables => Balancer::Iptables(IptablesRules::default()),
+        DataPlane::Nftables => {
+            let rules = IptablesRules::default();
+            Balancer::Iptables(rules.with_affinity(affinity.map(Affinity::set)))
+        }
         DataPlane::CiliumPacket => {
             let cilium = &scenario.cilium;
             Balancer::Cilium(Box::new(Cilium::new(CiliumConfig {
@@ -50,6 +61,7 @@ pub fn balancer(scenario: &Scenario, sysctls: &Sysctls) -> Balancer {
                 service_other: Span::from_secs(60),
                 grace: cilium.service_grace,
                 gc_interval: cilium.gc_interval,
+                affinity,
             })))
         }
         DataPlane::CiliumSocket | DataPlane::Headless => Balancer::None,
@@ -91,6 +103,11 @@ pub struct Direct {
     chooser: Chooser,
     /// What the node's map, or the name server's answer, lists now.
     listed: Vec<Endpoint>,
+    /// Pods that terminate and that the node's map still knows.
+    terminating: Vec<Endpoint>,
+    /// Session affinity of Cilium's, by the client's network namespace: how long, and where each host went last and when.
+    affinity: Option<Span>,
+    last: Vec<Option<(Endpoint, Instant)>>,
     /// The answers that hosts keep, and until when; by host.
     kept: Vec<(Instant, Vec<Endpoint>)>,
     rng: ChaCha8Rng,
@@ -107,6 +124,12 @@ impl Direct {
         Some(Self {
             chooser,
             listed: Vec::new(),
+            terminating: Vec::new(),
+            affinity: match scenario.node.mode {
+                DataPlane::CiliumSocket => scenario.service.session_affinity,
+                _ => None,
+            },
+            last: Vec::new(),
             kept: Vec::new(),
             rng: streams.stream(Purpose::Node, 2),
         })
@@ -134,8 +157,26 @@ impl Direct {
                 answer
             }
         };
+        let host = host as usize;
+        if let Some(affinity) = self.affinity {
+            if self.last.len() <= host {
+                self.last.resize(host + 1, None);
+            }
+            // A pod that terminates counts, too: cilium#27096.
+            if let Some((pod, used)) = self.last[host]
+                && now < used + affinity
+                && (list.contains(&pod) || self.terminating.contains(&pod))
+            {
+                self.last[host] = Some((pod, now));
+                return Some(pod);
+            }
+        }
         let count = list.len();
-        (count > 0).then(|| list[self.rng.random_range(0..count)])
+        let chosen = (count > 0).then(|| list[self.rng.random_range(0..count)]);
+        if let (Some(pod), true) = (chosen, self.affinity.is_some()) {
+            self.last[host] = Some((pod, now));
+        }
+        chosen
     }
 }
 
@@ -150,6 +191,7 @@ impl World<'_> {
         self.observer.event(self.now, None, listed);
         if let Some(direct) = &mut self.direct {
             direct.listed = wanted.active;
+            direct.terminating = wanted.terminating;
             return;
         }
         match self.node.balancer_mut() {

@@ -17,6 +17,9 @@ use crate::outcome::{Cause, Outcome};
 pub struct TraceOptions {
     /// Sample real servers this often; `None` for not at all.
     pub sample_every: Option<Span>,
+    /// ... so long after the start and each later moment, the end of the run excepted: a nanosecond shows what has come of what happens
+    /// at the moment itself.
+    pub sample_after: Span,
     /// With each sample, note which real server each port of the first client is pinned to.
     pub pins: bool,
     /// Moments at which the tables are listed.

@@ -94,8 +94,9 @@ impl World<'_> {
         };
         request.host = host;
         let idle = self.hosts.get(host).idle.pop();
-        if let Some((port, left)) = idle {
+        if let Some((port, left, server)) = idle {
             (request.port, request.left, request.connected) = (port, left, Some(self.now));
+            request.server = server;
             self.enter(request);
             self.ask(host, port);
             return;
@@ -394,6 +395,7 @@ impl World<'_> {
             return;
         }
         let (left, wrong) = (request.left, request.wrong_service);
+        let server = request.server;
         self.end(
             slot,
             if wrong {
@@ -403,7 +405,7 @@ impl World<'_> {
             },
         );
         if left > 0 {
-            self.hosts.get(host).idle.push((port, left - 1));
+            self.hosts.get(host).idle.push((port, left - 1, server));
         } else if manners.closes_first == Side::Client {
             self.close_client(host, port);
         }
@@ -411,7 +413,7 @@ impl World<'_> {
 
     fn on_peer_closed(&mut self, host: u32, port: u16) {
         let waiting = self.request_of(host, port).map(|(slot, _)| slot);
-        self.hosts.get(host).idle.retain(|(idle, _)| *idle != port);
+        self.hosts.get(host).idle.retain(|(idle, ..)| *idle != port);
         self.close_client(host, port);
         if let Some(slot) = waiting {
             self.end(slot, Outcome::Reset);
@@ -419,7 +421,7 @@ impl World<'_> {
     }
 
     fn on_failed(&mut self, host: u32, port: u16, error: ConnError) {
-        self.hosts.get(host).idle.retain(|(idle, _)| *idle != port);
+        self.hosts.get(host).idle.retain(|(idle, ..)| *idle != port);
         let Some((slot, request)) = self.request_of(host, port) else {
             return;
         };
@@ -459,6 +461,12 @@ impl World<'_> {
             if self.goes_quietly(segment, &decision) {
                 return;
             }
+        }
+        if let Rule::Ipvs(
+            ipvs::Rule::NotSchedulable | ipvs::Rule::DroppedDeleted | ipvs::Rule::BlackholedDeleted,
+        ) = decision.rule
+        {
+            self.note_lost(segment);
         }
         self.touch(segment.tuple.src);
         self.follow(decision, arriving.tuple);
@@ -567,6 +575,33 @@ impl World<'_> {
             Some(_) if request.trouble == Some(Cause::EndpointLag) => {}
             Some(cause) => request.trouble = Some(cause),
             None => {}
+        }
+    }
+
+    /// The node no longer knows the established connection of a client's packet, or its real server is deleted.
+    fn note_lost(&mut self, segment: &Segment) {
+        let tuple = segment.tuple;
+        let Some(host) = self.hosts.of(tuple.src.ip, tuple.dst) else {
+            return;
+        };
+        let Some((_, request)) = self.request_of(host, tuple.src.port) else {
+            return;
+        };
+        if request.connected.is_none() || request.trouble.is_some() {
+            return;
+        }
+        let server = request.server;
+        let deleted = server.is_some_and(|server| {
+            let mut listed = self.node.ipvs.real_servers(self.key);
+            listed.all(|listed| listed.addr != server)
+        });
+        let cause = if deleted {
+            Cause::PinnedToDeleted
+        } else {
+            Cause::SessionForgotten
+        };
+        if let Some((_, request)) = self.request_of(host, tuple.src.port) {
+            request.trouble = Some(cause);
         }
     }
 

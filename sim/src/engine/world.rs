@@ -203,6 +203,10 @@ fn build_node(scenario: &Scenario, sysctls: Sysctls, streams: Streams) -> Node {
     };
     let mut node = Node::new(config);
     node.set_source_rules(sources);
+    let proxy = &scenario.kube_proxy;
+    let [tcp, tcp_fin, udp] = [proxy.tcp_timeout, proxy.tcpfin_timeout, proxy.udp_timeout]
+        .map(|timeout| timeout.as_secs() as u32);
+    node.ipvs.set_timeouts(tcp, tcp_fin, udp);
     node.add_local(ip);
     node.add_local(scenario.service.address.ip);
     node
@@ -358,7 +362,8 @@ impl<'a> World<'a> {
             }
         }
         if self.observer.options().sample_every.is_some() {
-            self.control_at(Instant::ZERO, Event::Sample);
+            let first = Instant::ZERO + self.observer.options().sample_after;
+            self.control_at(first, Event::Sample);
         }
         for at in self.observer.options().tables_at.clone() {
             self.control_at(at, Event::List);
@@ -662,10 +667,12 @@ impl<'a> World<'a> {
             self.look_at_pins();
         }
         let end = Instant::ZERO + self.scenario.duration;
+        let after = self.observer.options().sample_after;
         if let Some(every) = self.observer.options().sample_every
-            && self.now + every <= end
+            && self.now < end
+            && self.now + every <= end + after
         {
-            self.control_at(self.now + every, Event::Sample);
+            self.control_at((self.now + every).min(end), Event::Sample);
         }
     }
 

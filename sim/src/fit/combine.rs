@@ -1,9 +1,12 @@
 //! A recording and the objects of the cluster in one scenario: traffic and node from the one, the rollout from the other.
 
+use ipvs_model::conntrack::SourceNat;
+
 use super::Fitted;
+use crate::engine::source_nat;
 use crate::import::Imported;
-use crate::scenario::Rollout;
 use crate::scenario::annotate::{Note, Origin};
+use crate::scenario::{Masquerade, Rollout, Scenario};
 
 /// Lays the objects over what was fitted. What the recording measured stays; where the two disagree, a remark says so.
 pub fn combine(mut fitted: Fitted, imported: &Imported) -> Fitted {
@@ -52,11 +55,13 @@ pub fn combine(mut fitted: Fitted, imported: &Imported) -> Fitted {
             .note("service.session_affinity", note.origin, note.text);
     }
     if measured(&fitted, "kube_proxy.masquerade") {
-        if fitted.scenario.kube_proxy.masquerade != scenario.kube_proxy.masquerade {
+        if meant(&fitted.scenario) != meant(scenario) {
             fitted.remarks.push("whose address the pods see differs between conntrack and what the Service's externalTrafficPolicy means: conntrack is taken".to_owned());
         }
     } else if let Some(note) = from_objects("kube_proxy.masquerade") {
         fitted.scenario.kube_proxy.masquerade = scenario.kube_proxy.masquerade;
+        fitted.scenario.service.kind = scenario.service.kind;
+        fitted.scenario.service.traffic_policy = scenario.service.traffic_policy;
         fitted
             .notes
             .note("kube_proxy.masquerade", note.origin, note.text);
@@ -86,4 +91,17 @@ pub fn combine(mut fitted: Fitted, imported: &Imported) -> Fitted {
             .cloned(),
     );
     fitted
+}
+
+/// What masquerading comes to for the scenario's callers.
+fn meant(scenario: &Scenario) -> Masquerade {
+    if scenario.kube_proxy.masquerade != Masquerade::KubeProxy {
+        return scenario.kube_proxy.masquerade;
+    }
+    match source_nat(scenario) {
+        (_, sources) if !sources.clients.is_empty() => Masquerade::None,
+        (SourceNat::Masquerade { random: true, .. }, _) => Masquerade::RandomFully,
+        (SourceNat::Masquerade { random: false, .. }, _) => Masquerade::Masquerade,
+        _ => Masquerade::None,
+    }
 }

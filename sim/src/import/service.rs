@@ -8,7 +8,7 @@ use ipvs_model::time::Span;
 use super::objects::{Container, Deployment, Service, ServicePort};
 use super::{Ask, Builder};
 use crate::diag::Diag;
-use crate::scenario::Masquerade;
+use crate::scenario::{Masquerade, ServiceKind, TrafficPolicy};
 
 /// Whether a Service selects the pods of a Deployment.
 pub(super) fn selects(service: &Service, deployment: &Deployment) -> bool {
@@ -297,28 +297,45 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// kube-proxy `writeIptablesRules`: node ports and load balancers with policy Cluster are always masqueraded, a
-    /// cluster address only for clients outside of the cluster (facts, kube-proxy 7).
+    /// Whom kube-proxy masquerades follows from the kind of address, the policy, and where clients stand.
     fn masquerade(&mut self, service: &Service, way: Way) {
-        let path = "kube_proxy.masquerade";
-        let local = service.external_policy.as_deref() == Some("Local");
-        match (way, local) {
-            (Way::Cluster, _) => {
-                self.scenario.kube_proxy.masquerade = Masquerade::None;
-                self.notes.note(path, crate::scenario::annotate::Origin::Derived, "a cluster address called from inside the cluster; masqueradeAll, or a client outside of clusterCIDR, would masquerade");
-            }
-            (_, true) => {
-                self.scenario.kube_proxy.masquerade = Masquerade::None;
-                self.notes.note(
-                    path,
-                    crate::scenario::annotate::Origin::Derived,
-                    "externalTrafficPolicy Local: the pods see the client",
-                );
-            }
-            (_, false) => {
-                self.scenario.kube_proxy.masquerade = Masquerade::RandomFully;
-                self.notes.note(path, crate::scenario::annotate::Origin::Derived, "externalTrafficPolicy Cluster: kube-proxy masquerades, since 1.16 with --random-fully where iptables has it");
-            }
+        let derived = crate::scenario::annotate::Origin::Derived;
+        let local = service.external_policy.as_deref() == Some("Local") && way != Way::Cluster;
+        self.scenario.service.kind = match way {
+            Way::Cluster => ServiceKind::ClusterIp,
+            Way::Node | Way::External => ServiceKind::NodePort,
+        };
+        self.notes.note(
+            "service.kind",
+            derived,
+            match way {
+                Way::Cluster => "a cluster address",
+                Way::Node => "a node port",
+                Way::External => "an external address: to kube-proxy as a node port",
+            },
+        );
+        if local {
+            self.scenario.service.traffic_policy = TrafficPolicy::Local;
+            let text = "externalTrafficPolicy Local; say with server.nodes over how many nodes the pods are spread";
+            self.read("service.traffic_policy", text);
         }
+        // Where the callers of a cluster address stand is in no object: those inside are meant.
+        self.scenario.kube_proxy.masquerade = match way {
+            Way::Cluster => Masquerade::None,
+            Way::Node | Way::External => Masquerade::KubeProxy,
+        };
+        self.notes.note(
+            "kube_proxy.masquerade",
+            derived,
+            match (way, local) {
+                (Way::Cluster, _) => {
+                    "a cluster address called from inside the cluster; masqueradeAll, or a client outside of clusterCIDR, would masquerade"
+                }
+                (_, true) => "as kube-proxy: externalTrafficPolicy Local, the pods see the client",
+                (_, false) => {
+                    "as kube-proxy: externalTrafficPolicy Cluster is masqueraded, from 1.16 on with --random-fully"
+                }
+            },
+        );
     }
 }

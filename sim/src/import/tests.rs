@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::scenario::annotate;
+use ipvs_model::conntrack::SourceNat;
 
 const DEPLOYMENT: &str = r#"apiVersion: apps/v1
 kind: Deployment
@@ -93,9 +94,18 @@ fn a_deployment_and_its_service_become_a_scenario() {
         (service.target_port, service.session_affinity),
         (8080, Some(s(600)))
     );
+    let (scenario, service) = (&found.scenario, &found.scenario.service);
     assert_eq!(
-        found.scenario.kube_proxy.masquerade,
-        scenario::Masquerade::None
+        (
+            scenario.kube_proxy.masquerade,
+            service.kind,
+            service.traffic_policy
+        ),
+        (
+            scenario::Masquerade::KubeProxy,
+            scenario::ServiceKind::NodePort,
+            scenario::TrafficPolicy::Local
+        )
     );
     let text = annotate::to_toml(&found.scenario, &found.notes, &[]);
     let back = Scenario::parse(&text, "imported").unwrap_or_else(|e| panic!("{text}\n{e}"));
@@ -237,9 +247,17 @@ fn node_ports_need_the_node_and_are_masqueraded_with_policy_cluster() {
         found.scenario.service.address.to_string(),
         "10.20.79.226:31199"
     );
+    let masquerade = |found: &Imported| {
+        let (policy, _) = crate::engine::source_nat(&found.scenario);
+        (found.scenario.service.kind, policy)
+    };
+    let ip = found.scenario.node.address;
     assert_eq!(
-        found.scenario.kube_proxy.masquerade,
-        scenario::Masquerade::RandomFully
+        masquerade(&found),
+        (
+            scenario::ServiceKind::NodePort,
+            SourceNat::Masquerade { ip, random: true }
+        )
     );
     let ask = Ask {
         port: Some("main".to_owned()),

@@ -156,6 +156,14 @@ section! {
         /// Whether kube-proxy sets its sysctls at start (conntrack, conn_reuse_mode, expire_nodest_conn, ...: which
         /// and to what depends on its version and the kernel).
         sets_sysctls: bool = true,
+        /// IPVS's timeout of established TCP connections, as `--ipvs-tcp-timeout` or `ipvsadm --set` changes it; 0s leaves the
+        /// kernel's 900 s. Source: `ip_vs_set_timeout`.
+        tcp_timeout: Span = Span::ZERO; in secs(0)..=secs(864_000),
+        /// The same of TCP connections in FIN_WAIT (`--ipvs-tcpfin-timeout`); 0s leaves 120 s. It does not reach TIME_WAIT, whose 120 s
+        /// nothing changes.
+        tcpfin_timeout: Span = Span::ZERO; in secs(0)..=secs(864_000),
+        /// The same of UDP (`--ipvs-udp-timeout`); 0s leaves 300 s.
+        udp_timeout: Span = Span::ZERO; in secs(0)..=secs(864_000),
     }
 }
 

@@ -116,8 +116,9 @@ fn document() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/field-cases.md")
 }
 
-/// Keys of cases in their order: `F2.1` before `F13.2`, reports by number of an issue after both.
-fn order(line: &str) -> (u32, u32, String) {
+/// Keys of cases in their order: `F2.1` before `F13.2`, kubernetes' issues (`#71114.1`) by number after both, then those of
+/// other projects (`moby#31117.1`).
+fn order(line: &str) -> (bool, u32, u32, String) {
     let key = line
         .trim_start_matches("| ")
         .split(' ')
@@ -125,11 +126,11 @@ fn order(line: &str) -> (u32, u32, String) {
         .unwrap_or_default();
     let (case, row) = key.split_once('.').unwrap_or((key, "0"));
     let number = |text: &str| {
-        text.trim_start_matches(['F', '#'])
-            .parse()
-            .unwrap_or(u32::MAX)
+        let digits = text.trim_start_matches(|c: char| !c.is_ascii_digit());
+        digits.parse().unwrap_or(u32::MAX)
     };
-    (number(case), number(row), key.to_owned())
+    let elsewhere = !case.starts_with(['F', '#']);
+    (elsewhere, number(case), number(row), key.to_owned())
 }
 
 /// The line of the table in docs/field-cases.md that says what a report states and what the model shows. It must stand
@@ -145,7 +146,7 @@ pub fn line(key: &str, stated: &str, predicted: &str, verdict: &str) {
         );
         return;
     }
-    let is_row = |line: &&str| line.starts_with("| F") || line.starts_with("| #");
+    let is_row = |line: &&str| line.starts_with("| ");
     let (head, rest) = text.split_once(SEPARATOR).expect("no table");
     let same = |other: &&str| other.starts_with(&format!("| {key} |"));
     let mut rows: Vec<&str> = rest

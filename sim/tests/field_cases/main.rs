@@ -7,6 +7,7 @@
 mod datagrams;
 mod kit;
 mod proxies;
+mod reports;
 mod reuse;
 mod sessions;
 mod throughput;
@@ -15,7 +16,7 @@ mod versions;
 use kit::folder;
 
 /// How many there are: none may go lost.
-const COUNT: usize = 20;
+const COUNT: usize = 31;
 
 #[test]
 fn every_field_scenario_is_good() {

@@ -1,11 +1,14 @@
-//! What kube-proxy and the control plane do in time: F13, F25, F26.
+//! What kube-proxy and the control plane do in time, and what does their work: F13, F21, F25, F26.
 
+use ipvs_model::kernel::Version;
 use ipvs_model::segment::Endpoint;
 use ipvs_model::time::{Instant, Span};
 use ipvs_sim::engine::RunResult;
 use ipvs_sim::engine::trace::Attempt;
 use ipvs_sim::outcome::{Cause, Outcome};
-use ipvs_sim::scenario::{Arrivals, DataPlane, ProxyVersion, Rate, Rollout, Scenario};
+use ipvs_sim::scenario::{
+    Arrivals, CiliumVersion, DataPlane, OrKernel, ProxyVersion, Rate, Rollout, Scenario,
+};
 
 use crate::kit::*;
 
@@ -234,4 +237,91 @@ fn f26_max_unavailable_halves_the_capacity() {
         &format!("at least {shortest:.0} s; none failed"),
         "agrees",
     );
+}
+
+/// F21: before #19451 and #20407 a reused port stays with its backend while that terminates, and fails once it is dead; after, none
+/// fails; a socket load balancer has none in any version. #27096: session affinity names a terminating backend all the same.
+#[test]
+fn f21_cilium_and_terminating_backends() {
+    let play_as = |plane: DataPlane, minor: u16, patch: u16, affinity: Option<Span>| {
+        let mut scenario = load("f21-cilium-terminating");
+        scenario.node.mode = plane;
+        scenario.cilium.version = CiliumVersion(Version(1, minor, patch));
+        scenario.service.session_affinity = affinity;
+        if affinity.is_some() {
+            // Each port once: a reused one would leave the terminating backend, and take the affinity with it.
+            scenario.client[0].ports = OrKernel(None);
+        }
+        play(&scenario)
+    };
+    let old = play_as(DataPlane::CiliumPacket, 11, 6, None);
+    // Between a pod's end and the moment at which Cilium hears of it, its share of the ports goes there: with two pods, half of 50 a
+    // second or more, less what the retransmission saves.
+    let mut hit = 0;
+    for exit in old
+        .trace
+        .events
+        .iter()
+        .filter(|e| e.what == "process exited")
+    {
+        let dead: Vec<&Attempt> =
+            begun(&old, exit.at, exit.at + Span::from_millis(1_900)).collect();
+        let bad = share(&dead, |attempt| {
+            attempt.outcome.is_failure()
+                || attempt
+                    .connect
+                    .is_some_and(|took| took > Span::from_millis(500))
+        });
+        assert!((0.35..1.0).contains(&bad), "{bad}");
+        hit += 1;
+    }
+    assert_eq!(hit, 2);
+    let kept = old.summary.causes[Cause::PinnedByConntrack.index()];
+    assert_eq!(kept, old.summary.failed(), "{:?}", old.summary.causes);
+    let none = |plane, minor, patch| play_as(plane, minor, patch, None).summary.failed();
+    let new = none(DataPlane::CiliumPacket, 12, 0);
+    let socket =
+        [(11, 6), (12, 0)].map(|(minor, patch)| none(DataPlane::CiliumSocket, minor, patch));
+    assert_eq!((new, socket), (0, [0, 0]));
+    let (failed, requests) = (old.summary.failed(), old.summary.requests);
+    line(
+        "F21.1",
+        "1.11.6, by packet: reused ports go to terminating backends",
+        &format!("{failed} of {requests} requests fail while the pods are dead and still listed"),
+        "agrees",
+    );
+    line(
+        "F21.2",
+        "after #20407 none once the backend terminates; by socket none in any version",
+        "0 in 1.12.0 by packet, 0 by socket",
+        "agrees",
+    );
+    let affinity = Some(Span::from_secs(43_200));
+    let mut cut = Vec::new();
+    for plane in [DataPlane::CiliumPacket, DataPlane::CiliumSocket] {
+        let sticky = play_as(plane, 14, 0, affinity);
+        assert!(sticky.summary.failed() > 0, "{plane:?}");
+        let first = sticky.trace.attempts.iter();
+        let first = first.filter(|attempt| attempt.outcome.is_failure());
+        let first = first.map(|attempt| attempt.start).min().unwrap();
+        // Nothing fails while the pod that terminates still serves.
+        assert!(first >= last_before(&sticky, "SIGTERM", first), "{first:?}");
+        cut.push(sticky.summary.failed());
+    }
+    line(
+        "F21.3",
+        "#27096: with session affinity a terminating backend accepts new connections; requests fail when it is removed",
+        &format!(
+            "{} requests fail by packet, {} by socket, all after SIGTERM",
+            cut[0], cut[1]
+        ),
+        "agrees (all releases in the model)",
+    );
+}
+
+/// The last time something happened before a moment.
+fn last_before(result: &RunResult, what: &str, before: Instant) -> Instant {
+    let events = result.trace.events.iter();
+    let events = events.filter(|event| event.what == what && event.at <= before);
+    events.map(|event| event.at).max().expect("it happened")
 }

@@ -313,12 +313,18 @@ const fn remedies_of(cause: Cause, ipvs: bool) -> &'static [(&'static str, &'sta
         )],
         Cause::ConntrackFull => &[("--conntrack-max 1000000", "room for more connections")],
         Cause::PortsExhausted | Cause::NatPortsExhausted => &[KEEP_ALIVE, WIDER_PORTS],
+        Cause::SessionForgotten if ipvs => &[(
+            "--set kube_proxy.tcp_timeout=7200s",
+            "ipvsadm --set, kube-proxy's --ipvs-tcp-timeout: above the idle time; or TCP keepalive below 900 s",
+        )],
         Cause::AnswerPastNode => &[(
             "--masquerade masquerade",
             "the pods answer to the node, which translates back",
         )],
-        Cause::NoDestination | Cause::PinnedToDrained | Cause::PinnedToDeleted | Cause::Other => {
-            &[]
-        }
+        Cause::NoDestination
+        | Cause::PinnedToDrained
+        | Cause::PinnedToDeleted
+        | Cause::SessionForgotten
+        | Cause::Other => &[],
     }
 }

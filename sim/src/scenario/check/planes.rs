@@ -18,7 +18,7 @@ pub(super) fn check(scenario: &Scenario, cx: &mut Cx) {
             &why,
             ipvs,
         );
-        if scenario.service.session_affinity.is_some() {
+        if mode == DataPlane::Headless && scenario.service.session_affinity.is_some() {
             let path = "service.session_affinity";
             no_effect(cx, path, "`service.session_affinity`", &name, ipvs);
         }
