@@ -357,7 +357,7 @@ impl Node {
             }
         }
         if let (Balancer::Iptables(rules), Some(ct)) = (&mut self.config.balancer, way.ct) {
-            match iptables_destination(now, &mut self.ct, rules, ct, &way.seg, rng) {
+            match iptables_destination(way.now.at, &mut self.ct, rules, ct, &way.seg, rng) {
                 Ok(rule) => way.rule = rule,
                 Err(rule) => {
                     let refused = Fate::Rejected(IcmpKind::PortUnreachable);
