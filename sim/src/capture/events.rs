@@ -144,7 +144,7 @@ impl Events {
         if let Some(event) = &mut event {
             // The clock is one for all files: it was set once, whichever of them show it.
             event.stepped_back = epoch > self.epoch;
-            self.epoch = epoch;
+            self.epoch = self.epoch.max(epoch);
         }
         self.fill(index)?;
         Ok(event)
