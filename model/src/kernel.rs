@@ -206,6 +206,9 @@ gates! {
     /// The SYN is sent again two jiffies after an unacceptable ACK in SYN_SENT.
     SynResendAfterBadAck "syn-resend-after-bad-ack"
         since Some(v(5, 7, 0)), backports [], el7 false, "read in 5.4.214 (absent), 5.7.14";
+    /// A FIN waits for room in the congestion window as data do: while data are being sent again after a timeout there is none.
+    FinWaitsForWindow "fin-waits-for-window"
+        since Some(v(6, 10, 0)), backports [], el7 false, "22555032c513; read in 6.1.192 (absent), 6.12.117; release from memory";
     /// The first four SYN retransmissions are a second apart (tcp_syn_linear_timeouts=4).
     SynLinear "syn-linear"
         since Some(v(6, 5, 0)), backports [], el7 false, "read in 6.4.6 (absent), 6.5.0";

@@ -537,6 +537,9 @@ impl Socket {
             let Some(segment) = self.piece(ctx, self.snd_nxt) else {
                 break;
             };
+            if segment.flags.has(Flags::FIN) && self.window_is_shut(ctx) {
+                break;
+            }
             self.snd_nxt = segment.end_seq();
             outcome.send(segment);
             sent = true;
@@ -547,6 +550,14 @@ impl Socket {
                 self.arm(ctx, u64::from(self.rto));
             }
         }
+    }
+
+    /// Whether a FIN has to wait: after a timeout the congestion window is one segment, and what is sent again fills it
+    /// (`tcp_cwnd_test`).
+    fn window_is_shut(&self, ctx: &Ctx<'_>) -> bool {
+        self.has(flag::LOSS)
+            && self.snd_una != self.snd_nxt
+            && ctx.stack.kernel.has(Gate::FinWaitsForWindow)
     }
 
     /// The first unacknowledged piece once more.

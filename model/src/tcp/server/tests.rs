@@ -463,3 +463,34 @@ fn closing_the_listener_drops_requests() {
     assert_eq!(outcome.segments()[0].flags, Flags::RST);
     assert!(pod.is_empty());
 }
+
+/// `tcp_cwnd_test`: until 6.9 a FIN goes out while data are being sent again, since 6.10 it waits for their acknowledgement.
+#[test]
+fn a_fin_waits_behind_what_is_sent_again() {
+    for (kernel, waits) in [("6.1.192", false), ("6.12.117", true)] {
+        let mut pod = Pod::new(stack(kernel, 2), endpoint(SERVER), 511);
+        let next = open(&mut pod, None);
+        let peer = endpoint(PEER);
+        assert_eq!(pod.send(at(2), peer, 100).segments().len(), 1, "{kernel}");
+        let mut now = at(2);
+        for _ in 0..2 {
+            now = pod.stack().clock.instant(pod.timer(now, peer).unwrap());
+            let outcome = pod.on_timer(now, peer);
+            assert_eq!(outcome.rule, Rule::Retransmitted, "{kernel}");
+        }
+        let outcome = pod.close(now, peer, false);
+        let fins = |outcome: &Outcome| {
+            let segments = outcome.segments().iter();
+            segments.filter(|sent| sent.flags.has(Flags::FIN)).count()
+        };
+        assert_eq!(fins(&outcome), usize::from(!waits), "{kernel}");
+        let state = |pod: &Pod| pod.socket(peer).unwrap().state();
+        assert_eq!(state(&pod), State::FinWait1, "{kernel}");
+        let ack = segment(Flags::ACK, 1001, next.wrapping_add(100));
+        let outcome = pod.on_segment(now + Span::from_millis(1), &ack);
+        if waits {
+            assert_eq!(fins(&outcome), 1, "acknowledged: {kernel}");
+        }
+        assert_eq!(state(&pod), State::FinWait1, "{kernel}");
+    }
+}
