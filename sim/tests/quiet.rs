@@ -243,6 +243,18 @@ fn same_both_ways(text: &str, seed: u64) -> Result<u64, TestCaseError> {
         seed,
         text
     );
+    let sampled = TraceOptions {
+        sample_every: Some(Span::from_secs(5)),
+        ..TraceOptions::default()
+    };
+    let sampled = run(&scenario, seed, &sampled).map_err(TestCaseError::fail)?;
+    prop_assert_eq!(
+        counts(&packets),
+        counts(&sampled),
+        "sampled, seed {}\n{}",
+        seed,
+        text
+    );
     Ok(packets.summary.events - unseen.summary.events.min(packets.summary.events))
 }
 
@@ -278,4 +290,22 @@ fn healthy_connections_are_quiet() {
             "{side} closes first: only {saved} events were saved over some {requests} requests"
         );
     }
+}
+
+/// Requests whose first SYN was dropped in the last second: they send it again, and end, after the load has ended.
+#[test]
+fn a_syn_that_is_sent_again_after_the_end_ends_its_request() {
+    let text = "duration = \"60s\"\n[rollout.none]\n[node]\nkernel = \"4.19.57\"\n\
+                sysctl = { \"net.ipv4.vs.conn_reuse_mode\" = 1, \"net.ipv4.vs.conntrack\" = 1 }\n[[client]]\nports = 80\n\
+                arrivals = { constant = { rate = 4 } }\n";
+    same_both_ways(text, 1).unwrap();
+    let scenario = Scenario::parse(text, "a test").unwrap().scenario;
+    let unseen = run(&scenario, 1, &TraceOptions::default()).unwrap();
+    let sum = |counts: &[u64]| counts.iter().sum::<u64>();
+    assert_eq!(
+        sum(&unseen.summary.outcomes),
+        240,
+        "every request has ended"
+    );
+    assert!(sum(&unseen.summary.delayed) > 100, "{:?}", unseen.summary);
 }

@@ -150,7 +150,7 @@ fn rollouts_without_chance_agree_second_by_second() {
             continue;
         }
         let model = seconds_of_run(scenario, 1);
-        if model != seconds_of_run(scenario, 2) {
+        if (2..=5).any(|seed| model != seconds_of_run(scenario, seed)) {
             continue; // Chance decides.
         }
         compared += 1;

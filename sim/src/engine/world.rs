@@ -421,7 +421,7 @@ impl<'a> World<'a> {
         let end = Instant::ZERO + self.scenario.duration;
         let last = end + TAIL;
         while let Some((at, event)) = self.queue.pop(last) {
-            if at > end && !self.requests.any_open() {
+            if at > end && !self.requests.any_open() && !self.quiet_waits() {
                 break;
             }
             self.now = at;

@@ -54,6 +54,8 @@ pub(super) struct Direct {
     leases: Vec<VecDeque<(Instant, u16)>>,
     /// Pods that the scheduler may choose, by address; `None` if that must be looked up anew, no pod if one of them is not well.
     pub(super) servers: Option<Vec<(Endpoint, u32)>>,
+    /// Requests whose first SYN was dropped and whose second one is not sent yet.
+    pub(super) resending: u32,
 }
 
 impl Direct {
@@ -207,6 +209,7 @@ impl World<'_> {
         let Some(mut quiet) = self.quiet.take() else {
             return;
         };
+        quiet.direct.resending -= 1;
         let begun = quiet.direct.begun[place as usize];
         let over = self.now + quiet.client_node + quiet.over_again(begun.kind);
         if over < quiet.end && self.next_control() > over {
@@ -222,6 +225,12 @@ impl World<'_> {
             conn.filed = self.now;
         }
         self.on_client_timer(host, port);
+    }
+
+    /// Whether a request that has no place among those that are open will send its SYN again.
+    pub(in crate::engine) fn quiet_waits(&self) -> bool {
+        let quiet = self.quiet.as_ref();
+        quiet.is_some_and(|quiet| quiet.direct.resending > 0)
     }
 
     /// Everything of the shortest way that has happened before a request begins now, in the order of time.

@@ -179,6 +179,7 @@ impl World<'_> {
             self.observer.options().requests_max,
         ) {
             quiet.direct.begun[place as usize].again = Some((again, cause));
+            quiet.direct.resending += 1;
             self.queue.at(again, Event::QuietResend(place));
             return true;
         }
