@@ -265,7 +265,8 @@ impl Pod {
         let listens = self.phase.listens();
         self.with(now, peer, |socket, ctx| {
             let outcome = socket.on_timer(ctx);
-            if half_open && !listens && outcome.rule != Rule::TimerIdle {
+            let waits = half_open && socket.state() == State::SynRecv;
+            if waits && !listens && outcome.rule != Rule::TimerIdle {
                 socket.go(Input::Abort);
                 return Outcome::telling(Rule::RequestExpired, Event::Closed);
             }

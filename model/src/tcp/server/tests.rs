@@ -464,6 +464,26 @@ fn closing_the_listener_drops_requests() {
     assert!(pod.is_empty());
 }
 
+/// The listener closes after a request's last repetition: the request gives up by itself, once.
+#[test]
+fn a_request_gives_up_behind_a_closed_listener() {
+    let mut pod = pod();
+    let clock = stack("6.12.117", 2).clock;
+    let peer = endpoint(PEER);
+    pod.on_segment(at(0), &segment(Flags::SYN, 1000, 0));
+    for _ in 0..5 {
+        let now = clock.instant(pod.timer(at(0), peer).unwrap());
+        let outcome = pod.on_timer(now, peer);
+        assert_eq!(outcome.rule, Rule::SynAckRetransmitted);
+    }
+    let now = clock.instant(pod.timer(at(0), peer).unwrap());
+    pod.close_listener(now);
+    let outcome = pod.on_timer(now, peer);
+    assert_eq!(outcome.rule, Rule::RequestExpired);
+    assert_eq!(outcome.events(), [Event::Closed]);
+    assert!(pod.is_empty());
+}
+
 /// `tcp_cwnd_test`: until 6.9 a FIN goes out while data are being sent again, since 6.10 it waits for their acknowledgement.
 #[test]
 fn a_fin_waits_behind_what_is_sent_again() {
