@@ -296,7 +296,7 @@ impl Replay<'_> {
     }
 }
 
-fn line_text(line: &ConntrackLine) -> String {
+pub(super) fn line_text(line: &ConntrackLine) -> String {
     format!(
         "{} {} s, reply from {} to {}{}{}",
         line.state.map_or("UDP", |state| state.name()),

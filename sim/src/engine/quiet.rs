@@ -29,7 +29,7 @@ use ipvs_model::conntrack::{self, CtRule};
 use ipvs_model::ipvs::state::State as EntryState;
 use ipvs_model::ipvs::table::EntryId;
 use ipvs_model::kernel::Gate;
-use ipvs_model::node::{Decision, Verdict};
+use ipvs_model::node::{Decision, Node, Verdict};
 use ipvs_model::segment::{Endpoint, Proto, Segment};
 use ipvs_model::sysctl::TcpSysctls;
 use ipvs_model::tcp::foreseen::{Begin, Rest};
@@ -300,6 +300,15 @@ impl Quiet {
             ports.resize(usize::from(port) + 1, 0);
         }
         ports[usize::from(port)] = Self::stamp(now);
+    }
+
+    /// Whether conntrack's next scan comes after a moment.
+    fn scan_is_after(&mut self, node: &Node, at: Instant) -> bool {
+        let next = node.ct.next_gc();
+        if self.gc.0 != next {
+            self.gc = (next, node.ipvs.clock().instant(next));
+        }
+        at < self.gc.1
     }
 
     /// When a port was last on the packet path, in units of [`Quiet::stamp`]; 0 for never.

@@ -473,15 +473,7 @@ fn text_of(shown: &Shown) -> String {
         Says::Nothing => String::new(),
     };
     let ct = match shown.ct {
-        Says::Row(line) => format!(
-            ", conntrack {} {} s, reply from {} to {}{}{}",
-            line.state.map_or("UDP", |state| state.name()),
-            line.timeout_s.unwrap_or(0),
-            line.reply.src,
-            line.reply.dst,
-            if line.unreplied { " [UNREPLIED]" } else { "" },
-            if line.assured { " [ASSURED]" } else { "" },
-        ),
+        Says::Row(line) => format!(", conntrack {}", super::ct_tables::line_text(&line)),
         Says::Gone => ", no conntrack entry".to_owned(),
         Says::Nothing => String::new(),
     };

@@ -101,9 +101,7 @@ impl Quiet {
     fn before_arrival(&self, at: Instant, now: Instant) -> bool {
         at < now || (at == now && self.ends_first)
     }
-}
 
-impl Quiet {
     /// The healthy connection that a request will have.
     pub(super) fn healthy(&self, begun: &Begun) -> Option<&Healthy> {
         let kind = self.kinds[usize::from(begun.kind)].as_ref()?;
@@ -137,13 +135,9 @@ impl World<'_> {
             return false;
         };
         let over = now + quiet.client_node + healthy.over;
-        let next_gc = self.node.ct.next_gc();
-        if quiet.gc.0 != next_gc {
-            quiet.gc = (next_gc, self.node.ipvs.clock().instant(next_gc));
-        }
         let room = self.node.config().sysctls.ct.max;
         over < quiet.end
-            && over < quiet.gc.1
+            && quiet.scan_is_after(&self.node, over)
             && now >= quiet.from
             && quiet.open < MARGIN
             && self.node.ct.count().saturating_add(MARGIN) < room

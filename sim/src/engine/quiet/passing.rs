@@ -16,13 +16,9 @@ impl World<'_> {
     /// Whether a connection can go quietly whose SYN is at the node now.
     fn is_undisturbed(&mut self, quiet: &mut Quiet, healthy_over: Span) -> bool {
         let over = self.now + healthy_over;
-        let next_gc = self.node.ct.next_gc();
-        if quiet.gc.0 != next_gc {
-            quiet.gc = (next_gc, self.node.ipvs.clock().instant(next_gc));
-        }
         self.now >= quiet.from
             && over < quiet.end
-            && over < quiet.gc.1
+            && quiet.scan_is_after(&self.node, over)
             && self.next_control() > over
     }
 
