@@ -220,6 +220,11 @@ impl Observer {
 
     /// The run ended.
     pub fn finish(mut self, end: Instant, events: u64) -> (RunSummary, RunTrace) {
+        // Those that end in one nanosecond have no order of their own.
+        let attempts = &mut self.trace.attempts;
+        attempts.sort_by_key(|attempt| (attempt.end, attempt.start, attempt.port));
+        let troubled = &mut self.trace.troubled;
+        troubled.sort_by_key(|request| (request.end, request.number));
         self.trace.events.sort_by_key(|event| event.at);
         self.trace.stories = self.stories.finish();
         (self.recorder.finish(end, events), self.trace)

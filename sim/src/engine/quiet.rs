@@ -50,9 +50,8 @@ use crate::scenario::{
 
 /// So far from a limit the quiet path keeps; more connections than this are not on it at once.
 const MARGIN: u32 = 4096;
-/// Besides network and server, so long after its last packet a port may still be in somebody's queue: the three seconds
-/// of the node's search for a neighbour, with room.
-const SETTLES: Span = Span::from_secs(10);
+/// So long a packet waits at most for a neighbour who is not there: three seconds of search, with room.
+const WAITS_FOR_NEIGHBOUR: Span = Span::from_secs(10);
 /// A socket in TIME_WAIT lives for 60 s, and its timer is late by less than a seventh.
 const FORGOTTEN: Span = Span::from_secs(70);
 /// After a process has ended, its last packets are on their way for less than this.
@@ -123,9 +122,9 @@ pub(super) struct Quiet {
     kinds: Vec<Option<Kind>>,
     client_node: Span,
     node_pod: Span,
-    /// A port is settled so long after its last packet on the packet path.
+    /// A port is settled so long after its last packet on the packet path was anywhere: an answer may be on its way.
     settles: Span,
-    /// For each host and port, when its last packet on the packet path was, in units of 2^20 ns; 0 for never.
+    /// For each host and port, until when packets of the packet path may come to it, in units of 2^20 ns; 0 for none ever.
     touched: Vec<Vec<u32>>,
     /// Nothing is quiet before.
     from: Instant,
@@ -278,7 +277,7 @@ impl Quiet {
                 left: LeftBy::default(),
                 client_node,
                 node_pod,
-                settles: SETTLES + service + client_node + client_node + node_pod + node_pod,
+                settles: service + client_node + client_node + node_pod + node_pod,
                 touched: Vec::new(),
                 from: Instant::ZERO,
                 open: 0,
@@ -290,7 +289,7 @@ impl Quiet {
         (at.0 >> 20) as u32 + 1
     }
 
-    fn touch(&mut self, host: u32, port: u16, now: Instant) {
+    fn touch(&mut self, host: u32, port: u16, until: Instant) {
         let host = host as usize;
         if self.touched.len() <= host {
             self.touched.resize_with(host + 1, Vec::new);
@@ -299,7 +298,8 @@ impl Quiet {
         if ports.len() <= usize::from(port) {
             ports.resize(usize::from(port) + 1, 0);
         }
-        ports[usize::from(port)] = Self::stamp(now);
+        let busy = &mut ports[usize::from(port)];
+        *busy = Self::stamp(until).max(*busy);
     }
 
     /// Whether conntrack's next scan comes after a moment.
@@ -311,7 +311,8 @@ impl Quiet {
         at < self.gc.1
     }
 
-    /// When a port was last on the packet path, in units of [`Quiet::stamp`]; 0 for never.
+    /// Until when packets of the packet path may come to a port, in units of [`Quiet::stamp`]; 0 for none since its last quiet
+    /// connection.
     fn touched(&self, host: u32, port: u16) -> u32 {
         let touched = self.touched.get(host as usize);
         touched
@@ -330,10 +331,7 @@ impl Quiet {
     }
 
     fn settled(&self, host: u32, port: u16, now: Instant) -> bool {
-        match self.touched(host, port) {
-            0 => true,
-            at => Self::stamp(now) - at > Self::stamp(Instant(self.settles.0)),
-        }
+        Self::stamp(now) > self.touched(host, port)
     }
 }
 
@@ -367,7 +365,17 @@ impl World<'_> {
         if let Some(quiet) = &mut self.quiet
             && let Some(host) = self.hosts.at(client.ip)
         {
-            quiet.touch(host, client.port, self.now);
+            quiet.touch(host, client.port, self.now + quiet.settles);
+        }
+    }
+
+    /// A packet of a client's port may wait for a neighbour.
+    pub(super) fn touch_in_queue(&mut self, client: Endpoint) {
+        if let Some(quiet) = &mut self.quiet
+            && let Some(host) = self.hosts.at(client.ip)
+        {
+            let until = self.now + WAITS_FOR_NEIGHBOUR + quiet.settles;
+            quiet.touch(host, client.port, until);
         }
     }
 

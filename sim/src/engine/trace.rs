@@ -213,9 +213,9 @@ pub struct RunTrace {
     pub events: Vec<TimelineEvent>,
     /// Tables at the moments asked for.
     pub tables: Vec<Tables>,
-    /// Requests that did not go well, up to the limit, in the order of their end.
+    /// Requests that did not go well, up to the limit, in the order of their end and beginning.
     pub troubled: Vec<TroubledRequest>,
-    /// Every request, if asked for, in the order of their end.
+    /// Every request, if asked for, in the order of their end and beginning.
     pub attempts: Vec<Attempt>,
     /// The stories that were asked for, in the order of their end.
     pub stories: Vec<Story>,

@@ -662,6 +662,7 @@ impl World<'_> {
             return;
         }
         if let Some(place) = self.dead_ends.place(ip) {
+            self.touch_in_queue(segment.tuple.src);
             let answer = self.dead_ends.on_segment(place, self.now, segment);
             if let Some(at) = self.dead_ends.file(place) {
                 self.queue.at(at, Event::DeadEnd(place));

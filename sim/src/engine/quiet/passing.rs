@@ -296,7 +296,7 @@ impl World<'_> {
             // Its second SYN is this one.
             self.hosts.get(host).client.on_timer(again, id);
         }
-        quiet.touch(host, port, self.now);
+        quiet.touch(host, port, self.now + quiet.settles);
         self.file_client_timer(host, port);
         self.note_syn(syn, decision);
         self.follow(*decision, syn.tuple);
