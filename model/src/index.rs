@@ -93,6 +93,17 @@ impl PortArrays {
         self.heads.resize(self.heads.len() + count as usize, NONE);
     }
 
+    /// How many heads there are.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.heads.len()
+    }
+
+    /// Whether no address has an array.
+    pub fn is_empty(&self) -> bool {
+        self.heads.is_empty()
+    }
+
     /// Where the head of an endpoint's chain stands; `None` for one without an array.
     #[inline]
     pub fn at(&self, proto: Proto, client: Endpoint) -> Option<usize> {

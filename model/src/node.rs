@@ -23,7 +23,7 @@ use crate::sysctl::Sysctls;
 use crate::tcp::socket::reset_for;
 use crate::time::{Clock, Instant, Jiffies, Moment};
 
-pub use foreseen::Foreseen;
+pub use foreseen::{Foreseen, Forgetting, Forgotten};
 
 /// What balances on the node.
 #[derive(Clone, Debug)]

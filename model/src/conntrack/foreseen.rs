@@ -47,6 +47,11 @@ pub struct Foreseen {
 }
 
 impl Foreseen {
+    /// The deadline of an entry whose last packet was at that tick.
+    pub fn deadline(&self, last: Jiffies) -> Jiffies {
+        last + self.ticks
+    }
+
     /// What was left of an entry, `isns` being the initial sequence numbers of the two directions, by a last packet at
     /// `last`. `None` if it is not at rest after an ACK that moved its deadline.
     pub fn of(entry: &CtEntry, isns: [u32; 2], last: Jiffies) -> Option<Self> {
@@ -77,9 +82,9 @@ impl Conntrack {
         (fresh && entry.orig() == *tuple).then_some(self.latest)
     }
 
-    /// Makes the entry of a connection that no table knows, from its first SYN at `now`, whose answers come from `to`, as the
-    /// packets to come will leave it. Its record is that of a connection whose sequence numbers begin at 0, until
-    /// [`Conntrack::settle`]. `None` if the table has no room.
+    /// Makes the entry of a connection that no table knows, from its first SYN at `now`, whose answers come from `to`, as its
+    /// packets leave it, the last of them at `last`. Its record is that of a connection whose sequence numbers begin at 0,
+    /// until [`Conntrack::settle`]. `None` if the table has no room.
     pub fn enter_foreseen(
         &mut self,
         now: Jiffies,
@@ -112,6 +117,11 @@ impl Conntrack {
                 self.foresee(slot, foreseen, isns, last);
             }
         }
+    }
+
+    /// Takes an entry out of the table again, as if it had not been written yet.
+    pub(crate) fn take_back(&mut self, slot: u32) {
+        self.delete(slot);
     }
 
     /// Leaves an entry as the packets to come will leave it, the last of them at `last`.

@@ -3,13 +3,15 @@
 //! Faithful to: `gc_worker` of 5.15 and later (first scan a second after boot; interval: running mean of the remaining lifetimes, 1 to 60 s; above
 //! 95 % of the limit it also takes closing entries once the table has been full), `early_drop`.
 //! Leaves out: the pauses in a scan (10 ms, 64000/HZ expired entries), so a scan takes no time; the scan order,
-//! which is that of the slots. Kernels 4.9 to 5.14 scan by other rules, before 4.9 entries have timers: for them
+//! which is that of the hash: here entries that stand in chains are visited by client ports, each far from the one before, and
+//! the others in the order of their slots. Kernels 4.9 to 5.14 scan by other rules, before 4.9 entries have timers: for them
 //! the same worker only decides how long expired entries still count. `early_drop` looks at eight hash buckets;
 //! here at as many entries as eight of `nf_conntrack_buckets` hold on average, chosen by a hash of the packet's tuple.
 
 use super::Conntrack;
 use super::entry::{CtEntry, Status};
 use super::index;
+use crate::index::NONE;
 use crate::segment::Tuple;
 use crate::sysctl::CtSysctls;
 use crate::time::{Clock, Jiffies};
@@ -17,10 +19,14 @@ use crate::time::{Clock, Jiffies};
 /// Buckets that a full table searches for a victim (`NF_CT_EVICTION_RANGE`).
 const EVICTION_RANGE: u64 = 8;
 
+/// The deadline of the entry that is not in the table and would stand at a place.
+type Owed<'a> = &'a mut dyn FnMut(usize) -> Option<Jiffies>;
+
 /// The collector's memory between two scans.
 #[derive(Clone, Debug)]
 pub(super) struct Collector {
     next_run: Jiffies,
+    last_run: Jiffies,
     early_drop: bool,
     /// What a recording shows that a full table gives up, if that is where it is known from.
     foretold: Option<Vec<Tuple>>,
@@ -33,6 +39,7 @@ impl Collector {
         let delay = clock.ticks(1);
         Self {
             next_run: clock.fires(Jiffies(Clock::initial_jiffies(hz)) + delay, delay),
+            last_run: Jiffies(0),
             early_drop: false,
             foretold: None,
         }
@@ -42,6 +49,39 @@ impl Collector {
     pub(super) const fn table_was_full(&mut self) {
         self.early_drop = true;
     }
+}
+
+/// The collector's running mean of remaining lifetimes, in ticks, which tells it when to come again.
+struct Mean {
+    at: Jiffies,
+    bounds: (u64, u64),
+    mean: i64,
+    count: i64,
+}
+
+impl Mean {
+    fn add(&mut self, deadline: Jiffies) {
+        let (min, max) = self.bounds;
+        let left = self.at.until(deadline).clamp(min, max) as i64;
+        // Once for each direction's place in the hash table.
+        for _ in 0..2 {
+            self.count += 1;
+            self.mean += (left - self.mean) / self.count;
+        }
+    }
+}
+
+/// A number without a divisor in common with `count`, about 0.618 of it.
+fn stride(count: usize) -> usize {
+    let coprime = |step: usize| {
+        let (mut a, mut b) = (step, count);
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a == 1
+    };
+    let first = (count * 618 / 1000).max(1);
+    (first..=count).find(|step| coprime(*step)).unwrap_or(1)
 }
 
 /// Whether a scan above 95 % may take an entry (`gc_worker_can_early_drop`).
@@ -61,11 +101,32 @@ impl Conntrack {
     #[cold]
     #[inline(never)]
     fn run_scans(&mut self, now: Jiffies, sysctls: &CtSysctls) {
+        self.run_scans_beside(now, sysctls, None);
+    }
+
+    /// The same beside entries that are not in the table, although the collector would find them there: it asks `owed` for the
+    /// deadline of the one at a place ([`Conntrack::place_of`]), if one stands there.
+    pub fn gc_beside(
+        &mut self,
+        now: Jiffies,
+        sysctls: &CtSysctls,
+        owed: &mut dyn FnMut(usize) -> Option<Jiffies>,
+    ) {
+        self.run_scans_beside(now, sysctls, Some(owed));
+    }
+
+    fn run_scans_beside(&mut self, now: Jiffies, sysctls: &CtSysctls, mut owed: Option<Owed<'_>>) {
         while self.collector.next_run <= now {
             let at = self.collector.next_run;
-            let delay = self.scan(at, sysctls);
+            let delay = self.scan(at, sysctls, &mut owed);
+            self.collector.last_run = at;
             self.collector.next_run = self.clock.fires(at + delay, delay);
         }
+    }
+
+    /// The tick of the latest scan: it took every entry whose deadline was not after it.
+    pub fn last_gc(&self) -> Jiffies {
+        self.collector.last_run
     }
 
     /// Deletes every expired entry, as reading `/proc/net/nf_conntrack` does (`ct_seq_show`).
@@ -121,45 +182,75 @@ impl Conntrack {
     }
 
     /// One scan at `at`; ticks until the next one.
-    fn scan(&mut self, at: Jiffies, sysctls: &CtSysctls) -> u64 {
+    fn scan(&mut self, at: Jiffies, sysctls: &CtSysctls, owed: &mut Option<Owed<'_>>) -> u64 {
         let limit = if self.collector.early_drop {
             sysctls.max / 100 * 95
         } else {
             0
         };
         let min = self.clock.ticks(1);
-        let mut mean = self.clock.ticks(60) as i64;
-        let mut count = 100_i64;
-        let slots = if self.count() == 0 {
+        let mut mean = Mean {
+            at,
+            bounds: (min, self.clock.ticks(300)),
+            mean: self.clock.ticks(60) as i64,
+            count: 100,
+        };
+        // Those in chains have their turn with their ports.
+        if self.any_unchained() {
+            for slot in 0..self.entries.len() as u32 {
+                if !self.entries[slot as usize].is_chained() {
+                    self.visit(slot, &mut mean, limit);
+                }
+            }
+        }
+        // From boot to the first packet there are many scans, and nothing to see.
+        let places = if self.count() == 0 && owed.is_none() {
             0
         } else {
-            self.entries.len() as u32
+            self.ports.len()
         };
-        for slot in 0..slots {
-            let entry = &self.entries[slot as usize];
-            if !entry.status.has(Status::LIVE) || !entry.status.has(Status::CONFIRMED) {
-                continue;
+        let step = stride(places);
+        let mut place = 0;
+        for _ in 0..places {
+            let mut slot = self.ports.head(place);
+            while slot != NONE {
+                let next = self.entries[slot as usize].next;
+                self.visit(slot, &mut mean, limit);
+                slot = next;
             }
-            if entry.is_expired(at) {
-                self.delete(slot);
-                continue;
+            if let Some(owed) = owed
+                && let Some(deadline) = owed(place)
+                && deadline > at
+            {
+                mean.add(deadline);
             }
-            let left = at.until(entry.deadline).clamp(min, self.clock.ticks(300)) as i64;
-            // Once for each direction's place in the hash table.
-            for _ in 0..2 {
-                count += 1;
-                mean += (left - mean) / count;
-            }
-            if limit > 0 && self.count() >= limit && can_early_drop(&self.entries[slot as usize]) {
-                self.delete(slot);
+            place += step;
+            if place >= places {
+                place -= places;
             }
         }
         self.collector.early_drop = false;
         // The scan itself counts as one tick.
-        (mean as u64)
+        (mean.mean as u64)
             .clamp(min, self.clock.ticks(60))
             .saturating_sub(1)
             .max(1)
+    }
+
+    /// A scan comes to an entry.
+    #[inline]
+    fn visit(&mut self, slot: u32, mean: &mut Mean, limit: u32) {
+        let entry = &self.entries[slot as usize];
+        if !entry.status.has(Status::LIVE) || !entry.status.has(Status::CONFIRMED) {
+            return;
+        }
+        if entry.is_expired(mean.at) {
+            return self.delete(slot);
+        }
+        mean.add(entry.deadline);
+        if limit > 0 && self.count() >= limit && can_early_drop(entry) {
+            self.delete(slot);
+        }
     }
 
     /// Makes room in a full table at the cost of entries that are not assured; false if none was met.

@@ -99,6 +99,16 @@ impl Conntrack {
         }
     }
 
+    /// The place of a client port's chain; `None` if its address has no array.
+    pub fn place_of(&self, proto: Proto, client: Endpoint) -> Option<usize> {
+        self.ports.at(proto, client)
+    }
+
+    /// Whether any entry stands outside the chains.
+    pub(super) fn any_unchained(&self) -> bool {
+        !self.tuples.is_empty()
+    }
+
     /// The confirmed entry that has this tuple, expired or not.
     #[inline(always)]
     pub(super) fn owner(&self, tuple: &Tuple) -> Option<CtRef> {

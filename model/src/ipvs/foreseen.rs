@@ -4,20 +4,16 @@
 //! timers move by the rules of every packet, at the moments at which the packets will come.
 
 use super::Ipvs;
-use super::service::ServiceKey;
+use super::sched::Turn;
+use super::service::{DestId, ServiceKey};
 use super::state::State;
 use super::table::EntryId;
 use crate::segment::{Endpoint, Tuple};
-use crate::time::Instant;
+use crate::time::{Instant, Jiffies};
 
 impl Ipvs {
-    /// The entry of a new connection that has none, if nothing but the scheduler has a say in its real server, taken through
-    /// states as by [`Ipvs::foresee`]; with the real server's address.
-    pub fn enter_foreseen(
-        &mut self,
-        tuple: &Tuple,
-        steps: impl Iterator<Item = (Instant, State)>,
-    ) -> Option<(EntryId, Endpoint)> {
+    /// The real server of a new connection that has no entry, if nothing but the scheduler has a say in it, with its address.
+    pub fn choose_foreseen(&mut self, tuple: &Tuple) -> Option<(DestId, Endpoint)> {
         let key = ServiceKey {
             proto: tuple.proto,
             addr: tuple.dst,
@@ -28,9 +24,44 @@ impl Ipvs {
             return None;
         }
         let dest = self.pick(at, tuple.src)?;
+        Some((dest, self.dests.get(dest).addr))
+    }
+
+    /// Takes back what [`Ipvs::choose_foreseen`] chose: the same real server is next again. `turn` is what
+    /// [`Ipvs::turn`] told before.
+    pub fn unchoose(&mut self, key: ServiceKey, turn: Turn) {
+        if let Some(at) = self.service_at(key) {
+            self.services[at].scheduler.set_turn(turn);
+        }
+    }
+
+    /// Whose turn it is at a service.
+    pub fn turn(&self, key: ServiceKey) -> Option<Turn> {
+        let at = self.service_at(key)?;
+        Some(self.services[at].scheduler.turn())
+    }
+
+    /// Makes the entry of a connection whose real server [`Ipvs::choose_foreseen`] told, taken through states as by
+    /// [`Ipvs::foresee`].
+    pub fn enter_foreseen(
+        &mut self,
+        tuple: &Tuple,
+        dest: DestId,
+        steps: impl Iterator<Item = (Instant, State)>,
+    ) -> EntryId {
         let id = self.bind(tuple.proto, tuple.src, tuple.dst, dest, 0);
         self.foresee(id, steps);
-        Some((id, self.dests.get(dest).addr))
+        id
+    }
+
+    /// Takes an entry out of the table again, as if it had not been written yet. Its conntrack twin stays.
+    pub(crate) fn take_back(&mut self, id: EntryId) {
+        self.destroy(Jiffies(0), id, &mut |_, _| {});
+    }
+
+    /// How long an entry lives after a packet that left it in a state, in ticks.
+    pub fn lifetime_in(&self, state: State) -> u64 {
+        u64::from(self.timeouts.ticks(&self.clock, state))
     }
 
     /// Takes an entry through states, each from the moment at which a packet will lead to it. The moments are in order,

@@ -112,6 +112,16 @@ enum State {
     Mh(Box<MhTable>),
 }
 
+/// Whose turn it is, as far as picking alone moves it on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn(Option<Whose>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Rr(Option<DestId>),
+    Wrr(Wrr),
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Wrr {
     current: Option<DestId>,
@@ -196,6 +206,24 @@ impl Scheduler {
                 })
                 .collect(),
             _ => vec![self.clone()],
+        }
+    }
+
+    /// Whose turn it is.
+    pub(super) const fn turn(&self) -> Turn {
+        Turn(match &self.state {
+            State::Rr(last) => Some(Whose::Rr(*last)),
+            State::Wrr(wrr) => Some(Whose::Wrr(*wrr)),
+            _ => None,
+        })
+    }
+
+    /// Gives the turn back to whom it was when [`Scheduler::turn`] told it; the list has not changed since.
+    pub(super) fn set_turn(&mut self, turn: Turn) {
+        match turn.0 {
+            Some(Whose::Rr(last)) => self.state = State::Rr(last),
+            Some(Whose::Wrr(wrr)) => self.state = State::Wrr(wrr),
+            None => {}
         }
     }
 

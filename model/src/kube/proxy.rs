@@ -156,6 +156,27 @@ impl Proxy {
         self.pass.is_some()
     }
 
+    /// Whether nothing that is due at `now` can change a real server or asks how many connections one has: no endpoints have
+    /// arrived, nothing drains, and the next sync finds everything as it is wanted.
+    pub fn changes_nothing(&self, now: Instant, servers: &dyn RealServers) -> bool {
+        let idle = self.life == Life::Up
+            && self.pass.is_none()
+            && !self.first_sync
+            && self.graceful.is_empty()
+            && self.arrivals.front().is_none_or(|arrival| arrival.0 > now);
+        let as_wanted = |(index, service): (usize, &Service)| {
+            let listed = servers.list(ServiceRef(index as u16));
+            let wanted = listed.iter().all(|server| {
+                let state = ServerState::of(Some(server.weight), false);
+                let row = transition(state, ServerEvent::Wanted, self.config.behaviours);
+                service.known.contains(&server.addr) && row.is_none_or(|row| row.3.is_empty())
+            });
+            let is_listed = |addr: &Endpoint| listed.iter().any(|server| server.addr == *addr);
+            wanted && service.known.iter().all(is_listed)
+        };
+        idle && self.services.iter().enumerate().all(as_wanted)
+    }
+
     /// When to poll next; `None` if kube-proxy does not run.
     pub fn next(&self) -> Option<Instant> {
         let work = match self.life {

@@ -4,9 +4,11 @@
 
 use super::Node;
 use crate::conntrack;
+use crate::ipvs::service::DestId;
 use crate::ipvs::state::State;
+use crate::ipvs::table::EntryId;
 use crate::segment::{Endpoint, Tuple};
-use crate::time::{Instant, Span};
+use crate::time::{Clock, Instant, Jiffies, NANOS_PER_SEC, Span};
 
 /// What all packets of a connection leave in a node's tables. Times count from its first SYN.
 #[derive(Clone, Copy, Debug)]
@@ -19,36 +21,111 @@ pub struct Foreseen<'a> {
     pub last: Span,
 }
 
+/// When the tables forget a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forgotten {
+    /// The tick at which the IPVS entry's timer fires, and takes the conntrack entry with it.
+    pub ipvs: Jiffies,
+    /// The conntrack entry's deadline.
+    pub ct: Jiffies,
+}
+
+/// When the tables forget connections that are alike.
+#[derive(Clone, Copy, Debug)]
+pub struct Forgetting {
+    clock: Clock,
+    last_step: Span,
+    ticks: u64,
+    last: Span,
+    ct: conntrack::Foreseen,
+}
+
+impl Forgetting {
+    /// So long after the SYN no table knows a connection any more.
+    pub fn longest(&self) -> Span {
+        let ticks = self.ticks + self.clock.lateness_max(self.ticks) + 2;
+        let hz = u64::from(self.clock.hz());
+        self.last_step + Span(ticks * (NANOS_PER_SEC / hz + 1))
+    }
+
+    /// The same of the one whose SYN is at the node at `syn`.
+    #[inline]
+    pub fn of(&self, syn: Instant) -> Forgotten {
+        let tick = self.clock.jiffies(syn + self.last_step);
+        Forgotten {
+            ipvs: self
+                .clock
+                .fires(self.clock.deadline(tick, self.ticks), self.ticks),
+            ct: self.ct.deadline(self.clock.jiffies(syn + self.last)),
+        }
+    }
+}
+
 impl Node {
-    /// Enters a connection whose first SYN comes at `now`, and to whose packets nothing but the rules of every healthy
-    /// connection happens; its real server's address. `None`, with nothing changed but timers run, if one of the tables knows the
-    /// tuple, or if more than the scheduler has a say.
+    /// The real server of a connection that neither table knows, and to whose packets nothing but the rules of every healthy
+    /// connection happens. `None`, with nothing changed, if more than the scheduler has a say. The tables do not know the
+    /// connection until [`Node::enter_foreseen`].
     ///
-    /// The node must track, without source NAT, and have a route to every real server with a weight.
-    pub fn foresee(
+    /// The node must track, without source NAT, have room, and have a route to every real server with a weight.
+    pub fn foresee(&mut self, tuple: &Tuple) -> Option<(DestId, Endpoint)> {
+        self.ipvs.choose_foreseen(tuple)
+    }
+
+    /// When the tables forget connections that are alike, as long as the timeouts of IPVS stay.
+    pub fn forgetting(&self, foreseen: &Foreseen<'_>) -> Forgetting {
+        let last = foreseen.steps.last().copied();
+        let (last_step, state) = last.unwrap_or((Span::ZERO, State::No));
+        Forgetting {
+            clock: self.config.clock,
+            last_step,
+            ticks: self.ipvs.lifetime_in(state),
+            last: foreseen.last,
+            ct: *foreseen.ct,
+        }
+    }
+
+    /// Runs the collector's scans that are due at `now`, after the timers, beside entries that are not written out
+    /// ([`Conntrack::gc_beside`](crate::conntrack::Conntrack::gc_beside)).
+    pub fn collect_beside(&mut self, now: Instant, owed: &mut dyn FnMut(usize) -> Option<Jiffies>) {
+        self.advance(now);
+        let tick = self.config.clock.jiffies(now);
+        self.ct.gc_beside(tick, &self.config.sysctls.ct, owed);
+    }
+
+    /// Enters a connection into both tables whose SYN was at the node at `syn`, as far as they would still know it at `now`.
+    /// `dest` is what [`Node::foresee`] told then. Runs the timers first.
+    pub fn enter_foreseen(
         &mut self,
         now: Instant,
+        syn: Instant,
         tuple: &Tuple,
+        dest: DestId,
         foreseen: &Foreseen<'_>,
-    ) -> Option<Endpoint> {
+    ) {
         self.advance(now);
         let clock = self.config.clock;
         let tick = clock.jiffies(now);
-        let sysctls = &self.config.sysctls.ct;
-        if self.ipvs.table().find_in(tuple).is_some()
-            || self.ct.count() >= sysctls.max
-            || self.ct.find(tick, tuple).is_some()
-        {
-            return None;
+        let forgotten = self.forgetting(foreseen).of(syn);
+        if forgotten.ipvs <= tick {
+            return;
         }
         let steps = foreseen.steps.iter();
-        let steps = steps.map(|(after, state)| (now + *after, *state));
-        let (_, to) = self.ipvs.enter_foreseen(tuple, steps)?;
-        let last = clock.jiffies(now + foreseen.last);
-        let entered = self
-            .ct
-            .enter_foreseen(tick, tuple, to, foreseen.ct, last, sysctls);
-        debug_assert!(entered.is_some(), "there was room");
-        Some(to)
+        let steps = steps.map(|(after, state)| (syn + *after, *state));
+        self.ipvs.enter_foreseen(tuple, dest, steps);
+        if forgotten.ct > self.ct.last_gc() {
+            let to = self.ipvs.dests().get(dest).addr;
+            let last = clock.jiffies(syn + foreseen.last);
+            let sysctls = &self.config.sysctls.ct;
+            let entered = self
+                .ct
+                .enter_foreseen(tick, tuple, to, foreseen.ct, last, sysctls);
+            debug_assert!(entered.is_some(), "there was room");
+        }
+    }
+
+    /// Takes a connection out of both tables again that [`Node::enter_foreseen`] can write as it is.
+    pub fn take_back(&mut self, entry: EntryId, ct: u32) {
+        self.ipvs.take_back(entry);
+        self.ct.take_back(ct);
     }
 }

@@ -23,6 +23,24 @@ pub struct Begin {
 }
 
 impl Begin {
+    /// What the side of a tuple's source begins with, if its connection has a number ([`Client::number_at`],
+    /// [`Pod::number_at`]).
+    fn with(stack: &Stack, tuple: Tuple, number: u32) -> Self {
+        let (base, offset) = stack.secret.base_and_offset(stack.kernel, tuple);
+        Self {
+            isn: base.wrapping_add(number),
+            ts_offset: if stack.sysctls.timestamps { offset } else { 0 },
+        }
+    }
+
+    /// The same as if nothing but the number decided.
+    const fn numbered(number: u32) -> Self {
+        Self {
+            isn: number,
+            ts_offset: 0,
+        }
+    }
+
     /// What a socket in SYN_SENT chose.
     pub const fn of(socket: &Socket) -> Self {
         Self {
@@ -30,6 +48,19 @@ impl Begin {
             ts_offset: socket.ts_offset,
         }
     }
+}
+
+const NOWHERE: Endpoint = Endpoint::new(core::net::Ipv4Addr::UNSPECIFIED, 0);
+
+/// What a new SYN meets of its port's earlier connection at a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// Nothing any more.
+    Over,
+    /// A socket in TIME_WAIT that makes room for a connection with this number.
+    Reopens(u32),
+    /// A socket that answers by itself.
+    InTheWay,
 }
 
 /// A socket in TIME_WAIT, as if both sides' sequence numbers had begun at 0.
@@ -44,10 +75,9 @@ impl Rest {
         if socket.state != State::TimeWait {
             return None;
         }
-        let nowhere = Endpoint::new(core::net::Ipv4Addr::UNSPECIFIED, 0);
         let socket = Socket {
-            local: nowhere,
-            remote: nowhere,
+            local: NOWHERE,
+            remote: NOWHERE,
             ts_recent: 0,
             ts_recent_stamp: 0,
             ts_offset: 0,
@@ -127,9 +157,35 @@ impl Client {
         Socket::in_syn_sent(&self.ctx(start), local, remote, None)
     }
 
-    /// What a connection from `port` begins with that is opened at `start`.
-    pub fn begin(&self, start: Instant, to: Destination, port: u16) -> Begin {
-        Begin::of(&self.begun(start, to, port))
+    /// The number of a connection that is opened at `start`: its initial sequence number, but for the part that its port
+    /// decides.
+    pub fn number_at(&self, start: Instant) -> u32 {
+        self.stack().secret.number_at(start)
+    }
+
+    /// What a connection from `port` with a number begins with.
+    pub fn begin_with(&self, number: u32, to: Destination, port: u16) -> Begin {
+        let local = Endpoint::new(to.saddr, port);
+        let remote = Endpoint::new(to.daddr, to.dport);
+        Begin::with(self.stack(), Tuple::tcp(local, remote), number)
+    }
+
+    /// A SYN that is sent at `sent` by a connection with a number, as far as neither its port nor its addresses decide: all
+    /// rules of TIME_WAIT look at the differences between two connections of one port only.
+    pub fn numbered_syn(&self, sent: Instant, number: u32) -> Segment {
+        let ctx = self.ctx(sent);
+        let mut socket = Socket::blank(NOWHERE, NOWHERE, State::SynSent, ctx.hz());
+        socket.snd_una = number;
+        socket.syn(&ctx)
+    }
+
+    /// When the SYN of a connection is sent again that is opened at `start`, if no answer comes.
+    pub fn sends_again(&self, start: Instant) -> Instant {
+        let ctx = self.ctx(start);
+        let mut socket = Socket::blank(NOWHERE, NOWHERE, State::SynSent, ctx.hz());
+        socket.arm(&ctx, u64::from(socket.rto));
+        let again = socket.timer(ctx.tick()).unwrap_or(Jiffies::NEVER);
+        self.stack().clock.instant(again)
     }
 
     /// Its SYN, with what it begins with, and when the SYN is sent again if no answer comes.
@@ -189,13 +245,38 @@ impl Client {
 impl Pod {
     /// What this pod chooses for a connection of `peer` whose SYN comes at `at`.
     pub fn begin(&self, at: Instant, peer: Endpoint) -> Begin {
-        let tuple = Tuple::tcp(self.address(), peer);
-        let stack = self.stack();
-        let (isn, ts_offset) = stack.secret.isn_and_offset(stack.kernel, tuple, at);
-        let stamps = stack.sysctls.timestamps;
-        Begin {
-            isn,
-            ts_offset: if stamps { ts_offset } else { 0 },
+        self.begin_with(self.number_at(at), peer)
+    }
+
+    /// The number of a connection whose SYN comes at `at`: its initial sequence number, but for the part that its peer decides.
+    pub fn number_at(&self, at: Instant) -> u32 {
+        self.stack().secret.number_at(at)
+    }
+
+    /// What this pod chooses for a connection of `peer` with a number.
+    pub fn begin_with(&self, number: u32, peer: Endpoint) -> Begin {
+        Begin::with(self.stack(), Tuple::tcp(self.address(), peer), number)
+    }
+
+    /// What a [`Client::numbered_syn`] that comes at `at` meets of a connection with the numbers `own` and `theirs` that rests
+    /// since `rested`, by a segment which the peer had sent `age` before.
+    pub fn past(
+        &self,
+        at: Instant,
+        syn: &Segment,
+        (rested, rest): (Instant, &Rest),
+        (own, theirs): (u32, u32),
+        age: Span,
+    ) -> Past {
+        let (own, theirs) = (Begin::numbered(own), Begin::numbered(theirs));
+        let mut old = rest.socket(&self.ctx(rested), syn.tuple, own, theirs, age);
+        let tick = self.stack().clock.jiffies(at);
+        if old.timer(tick).is_none_or(|over| over <= tick) {
+            return Past::Over;
+        }
+        match timewait::process(&mut old, &self.ctx(at), syn) {
+            (_, Verdict::Reopen(number)) => Past::Reopens(number),
+            (_, Verdict::Done) => Past::InTheWay,
         }
     }
 
@@ -238,6 +319,11 @@ impl Pod {
     ) -> Socket {
         let tuple = Tuple::tcp(self.address(), peer);
         rest.socket(&self.ctx(at), tuple, own, theirs, age)
+    }
+
+    /// Takes the socket of a connection that rests in TIME_WAIT out of the table again: [`Pod::foresee_rest`] can write it.
+    pub fn take_back(&mut self, peer: Endpoint) {
+        self.leave_rest(peer);
     }
 
     /// A connection of `peer` rests in TIME_WAIT from `at` on, by a segment which the peer had sent `age` before.

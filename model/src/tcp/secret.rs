@@ -88,15 +88,28 @@ impl Secret {
     /// What a connection begins with, as [`Secret::isn`] and [`Secret::timestamp_offset`] tell: both are parts of one hash
     /// since they are per four-tuple.
     pub fn isn_and_offset(&self, kernel: Behaviours, tuple: Tuple, now: Instant) -> (u32, u32) {
-        if !kernel.has(Gate::TsOffsetPerTuple) {
-            return (self.isn(tuple, now), self.timestamp_offset(kernel, tuple));
-        }
+        let (base, offset) = self.base_and_offset(kernel, tuple);
+        (base.wrapping_add(self.number_at(now)), offset)
+    }
+
+    /// The part of the initial sequence number that the four-tuple decides, and the offset of its timestamps.
+    pub fn base_and_offset(&self, kernel: Behaviours, tuple: Tuple) -> (u32, u32) {
         let hash = self.tuple_hash(tuple);
-        (self.isn_of(hash, now), (hash >> 32) as u32)
+        let offset = if kernel.has(Gate::TsOffsetPerTuple) {
+            (hash >> 32) as u32
+        } else {
+            self.timestamp_offset(kernel, tuple)
+        };
+        (hash as u32, offset)
+    }
+
+    /// The part of the initial sequence number that the moment decides.
+    pub const fn number_at(&self, now: Instant) -> u32 {
+        ((self.wall_ns.wrapping_add(now.0)) >> 6) as u32
     }
 
     const fn isn_of(&self, hash: u64, now: Instant) -> u32 {
-        (hash as u32).wrapping_add(((self.wall_ns.wrapping_add(now.0)) >> 6) as u32)
+        (hash as u32).wrapping_add(self.number_at(now))
     }
 
     /// The offset of the timestamps that `tuple.src` sends (`secure_tcp_ts_off`).

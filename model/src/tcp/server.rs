@@ -101,6 +101,18 @@ impl Pod {
         self.time_waits += u32::from(!replaces);
     }
 
+    /// Takes out a socket in TIME_WAIT towards `peer`, if there is one.
+    pub(super) fn leave_rest(&mut self, peer: Endpoint) {
+        if self
+            .sockets
+            .get(peer)
+            .is_some_and(|socket| socket.state().is_time_wait())
+        {
+            self.sockets.remove(peer);
+            self.time_waits -= 1;
+        }
+    }
+
     /// How far its death has gone.
     pub const fn phase(&self) -> Phase {
         self.phase

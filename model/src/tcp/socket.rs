@@ -356,7 +356,7 @@ impl Socket {
         self.flags &= !(flag::TIMER | flag::ACK_OWED);
     }
 
-    const fn blank(local: Endpoint, remote: Endpoint, state: State, hz: u64) -> Self {
+    pub(super) const fn blank(local: Endpoint, remote: Endpoint, state: State, hz: u64) -> Self {
         Self {
             local,
             remote,

@@ -411,6 +411,12 @@ impl Control {
         [self.proxy.next(), restart].into_iter().flatten().min()
     }
 
+    /// Whether kube-proxy, polled at `now`, would neither change a real server nor count the connections of one.
+    pub fn proxy_changes_nothing(&self, now: Instant, ipvs: &mut Ipvs, key: ServiceKey) -> bool {
+        let servers = NodeServers { ipvs, key, now };
+        self.restart.0 > now && self.proxy.changes_nothing(now, &servers)
+    }
+
     /// Lets kube-proxy do what is due; returns what it did. With `at_once` a whole sync happens now.
     pub fn poll_proxy(
         &mut self,

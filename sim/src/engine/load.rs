@@ -5,7 +5,7 @@ use ipvs_model::segment::Endpoint;
 use ipvs_model::time::{Instant, NANOS_PER_SEC, Span};
 use rand::rngs::ChaCha8Rng;
 
-use super::queue::{Lane, Queue};
+use super::queue::{Lane, Queue, Turn};
 use super::streams::{Purpose, Streams, draw, exponential};
 use crate::outcome::Cause;
 use crate::scenario::{Arrivals, Client as ClientKind, Dist, Side};
@@ -258,6 +258,8 @@ pub struct ConnState {
     pub request: u32,
     /// The moment for which a timer event waits in the queue.
     pub filed: Instant,
+    /// The turn of that event. One with another turn is that of an earlier use of the port.
+    pub turn: Turn,
     /// When the connection was last of use to a request.
     pub ended: Instant,
 }
@@ -271,6 +273,7 @@ impl ConnState {
         Self {
             request,
             filed: Instant::NEVER,
+            turn: Turn::NONE,
             ended: Instant::ZERO,
         }
     }

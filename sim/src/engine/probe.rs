@@ -91,6 +91,7 @@ impl World<'_> {
     /// Before a request's port is drawn: the chances, and the port that it is forced to.
     pub(super) fn before_port(&mut self, request: u64, host: u32, counted: bool) -> Option<u16> {
         self.probe.as_ref()?;
+        self.pay_all();
         self.node.advance(self.now);
         let ports = if counted {
             self.ports_with_a_past(host)

@@ -25,6 +25,15 @@ impl Lane {
     }
 }
 
+/// The order of scheduling of one event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn(u64);
+
+impl Turn {
+    /// That of no event.
+    pub const NONE: Self = Self(0);
+}
+
 const NO_LINE: usize = usize::MAX;
 /// More lanes than this are not worth a look at each event.
 const LINES_MAX: usize = 12;
@@ -130,11 +139,6 @@ impl<E> Queue<E> {
         self.push(series, when, event);
     }
 
-    const fn key(&mut self, when: Instant) -> Key {
-        self.sequence += 1;
-        (when, self.sequence)
-    }
-
     /// Sends an event down a lane. `now` must not go back between calls.
     #[inline]
     pub fn send(&mut self, now: Instant, lane: Lane, event: E) {
@@ -157,9 +161,22 @@ impl<E> Queue<E> {
         line.waiting.push_back((key, event));
     }
 
+    /// A turn for an event that is scheduled later, and that comes before all that are scheduled from now on for its moment.
+    #[inline]
+    pub const fn turn(&mut self) -> Turn {
+        self.sequence += 1;
+        Turn(self.sequence)
+    }
+
     /// Schedules an event at a moment.
     pub fn at(&mut self, when: Instant, event: E) {
-        let key = self.key(when);
+        let turn = self.turn();
+        self.at_turn(when, turn, event);
+    }
+
+    /// Schedules an event at a moment that is not over, with the turn that it had.
+    pub fn at_turn(&mut self, when: Instant, turn: Turn, event: E) {
+        let key = (when, turn.0);
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.events[slot as usize] = Some(event);

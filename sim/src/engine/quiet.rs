@@ -29,7 +29,7 @@ use ipvs_model::conntrack::{self, CtRule};
 use ipvs_model::ipvs::state::State as EntryState;
 use ipvs_model::ipvs::table::EntryId;
 use ipvs_model::kernel::Gate;
-use ipvs_model::node::{Decision, Node, Verdict};
+use ipvs_model::node::{Decision, Foreseen, Node, Verdict};
 use ipvs_model::segment::{Endpoint, Proto, Segment};
 use ipvs_model::sysctl::TcpSysctls;
 use ipvs_model::tcp::foreseen::{Begin, Rest};
@@ -54,8 +54,6 @@ const MARGIN: u32 = 4096;
 const WAITS_FOR_NEIGHBOUR: Span = Span::from_secs(10);
 /// A socket in TIME_WAIT lives for 60 s, and its timer is late by less than a seventh.
 const FORGOTTEN: Span = Span::from_secs(70);
-/// After a process has ended, its last packets are on their way for less than this.
-const FAREWELL: Span = Span::from_secs(10);
 
 /// Where a connection leaves the client or the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +98,15 @@ impl Healthy {
     fn ends_like(&self, other: &Self) -> bool {
         (self.pod, self.answered, self.taken_over) == (other.pod, other.answered, other.taken_over)
     }
+
+    /// What it leaves in the node's tables.
+    fn foreseen(&self) -> Foreseen<'_> {
+        Foreseen {
+            steps: &self.steps,
+            ct: &self.ct,
+            last: self.last,
+        }
+    }
 }
 
 /// A kind of client with its healthy connection.
@@ -138,6 +145,8 @@ pub(super) struct Quiet {
     ends_first: bool,
     /// So long after a SYN nobody remembers anything of a connection at its pod.
     forgotten: Span,
+    /// So long after a SYN the node's tables remember nothing of its connection.
+    remembered: Span,
     direct: Direct,
     left: LeftBy,
 }
@@ -217,7 +226,7 @@ impl Quiet {
     pub(super) fn new(
         scenario: &Scenario,
         seed: u64,
-        hosts: &Hosts,
+        (node, hosts): (&Node, &Hosts),
         queue: &mut Queue<Event>,
     ) -> Option<Box<Self>> {
         let (client_node, node_pod, service) = permits(scenario)?;
@@ -265,6 +274,12 @@ impl Quiet {
                 _ => None,
             });
         let ends_first = gaps.fold(f64::MAX, f64::min) < client_node.0 as f64;
+        let lessons = kinds.iter().flatten();
+        let lessons = lessons.flat_map(|kind| [Some(&kind.healthy), kind.resent.as_ref()]);
+        let remembered = lessons
+            .flatten()
+            .map(|healthy| node.forgetting(&healthy.foreseen()).longest());
+        let remembered = remembered.max()?;
         let count = kinds.len();
         kinds.iter().any(Option::is_some).then(|| {
             Box::new(Self {
@@ -273,8 +288,9 @@ impl Quiet {
                 gc: (Jiffies::NEVER, Instant::NEVER),
                 ends_first,
                 forgotten: FORGOTTEN + over,
+                remembered,
                 direct: Direct::new(count),
-                left: LeftBy::default(),
+                left: LeftBy::new(node, hosts),
                 client_node,
                 node_pod,
                 settles: service + client_node + client_node + node_pod + node_pod,
@@ -356,7 +372,7 @@ impl World<'_> {
     /// A process ends or stops to listen: what it sends last may meet any connection.
     pub(super) fn no_quiet_for_now(&mut self) {
         if let Some(quiet) = &mut self.quiet {
-            quiet.from = self.now + FAREWELL;
+            quiet.from = self.now + quiet.settles;
         }
     }
 

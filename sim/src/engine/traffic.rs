@@ -17,7 +17,7 @@ use std::net::Ipv4Addr;
 use super::hosts::Peer;
 use super::load::{ConnState, Request};
 use super::planes;
-use super::queue::Lane;
+use super::queue::{Lane, Turn};
 use super::story::{GoneAnswer, What};
 use super::streams::draw;
 use super::world::{Event, Leg, Way, World};
@@ -263,6 +263,12 @@ impl World<'_> {
     }
 
     pub(super) fn file_client_timer(&mut self, host: u32, port: u16) {
+        let turn = self.queue.turn();
+        self.file_client_timer_in(turn, host, port);
+    }
+
+    /// The same with the turn that it had.
+    pub(super) fn file_client_timer_in(&mut self, turn: Turn, host: u32, port: u16) {
         let Some(id) = self.conn_id(host, port) else {
             self.forget_conn(host, port);
             return;
@@ -274,8 +280,9 @@ impl World<'_> {
         let at = client.stack().clock.instant(tick).max(self.now);
         let conn = self.conns.get_or_insert(host, port, ConnState::IDLE);
         if at < conn.filed {
-            conn.filed = at;
-            self.queue.at(at, Event::ClientTimer(host, port));
+            (conn.filed, conn.turn) = (at, turn);
+            let timer = Event::ClientTimer(host, port, turn);
+            self.queue.at_turn(at, turn, timer);
         }
     }
 
@@ -290,9 +297,11 @@ impl World<'_> {
         }
     }
 
-    pub(super) fn on_client_timer(&mut self, host: u32, port: u16) {
+    pub(super) fn on_client_timer(&mut self, host: u32, port: u16, turn: Turn) {
         match self.conns.get_mut(host, port) {
-            Some(conn) if conn.filed == self.now => conn.filed = Instant::NEVER,
+            Some(conn) if conn.turn == turn => {
+                (conn.filed, conn.turn) = (Instant::NEVER, Turn::NONE);
+            }
             // Filed for an earlier use of the port.
             _ => return,
         }
@@ -449,6 +458,7 @@ impl World<'_> {
         let Some(arriving) = self.through_balancer(segment) else {
             return self.refused_by_balancer(segment);
         };
+        self.collect_if_due();
         let decision = self.node.packet(self.now, &arriving, &mut self.node_rng);
         self.note_packets(1);
         if self.observer.stories.wanted() {

@@ -25,7 +25,7 @@ use super::load::{Conns, Load, Manners, Requests};
 use super::observe::Observer;
 use super::planes::{self, Direct, Wanted};
 use super::probe::Probe;
-use super::queue::{Lane, Queue};
+use super::queue::{Lane, Queue, Turn};
 use super::quiet::Quiet;
 use super::story::StoriesOf;
 use super::streams::{Purpose, Streams};
@@ -57,7 +57,7 @@ pub(super) enum Event {
     /// An ICMP error reaches a client host.
     Icmp(IcmpError),
     /// A client socket's timer may be due.
-    ClientTimer(u32, u16),
+    ClientTimer(u32, u16, Turn),
     /// A pod socket's timer may be due.
     PodTimer(u32, Endpoint),
     /// The application gives up a request: slot, serial, whether only if it is not connected.
@@ -282,7 +282,7 @@ impl<'a> World<'a> {
         let udp = Datagrams::new(scenario, &mut queue, streams);
         // Stories tell of every packet.
         let quiet = (!options.no_quiet && matches!(options.stories, StoriesOf::Nobody))
-            .then(|| Quiet::new(scenario, seed, &hosts, &mut queue))
+            .then(|| Quiet::new(scenario, seed, (&node, &hosts), &mut queue))
             .flatten();
         let mut world = Self {
             scenario,
@@ -385,12 +385,14 @@ impl<'a> World<'a> {
         if self.check_every > 0
             && self.packets / self.check_every > before / self.check_every
             && self.broken.is_none()
-            && let Err(what) = self.node.check_invariants(self.now)
         {
-            self.broken = Some(format!(
-                "at {} after {} packets: {what}",
-                self.now, self.packets
-            ));
+            self.node.advance(self.now);
+            if let Err(what) = self.node.check_invariants(self.now) {
+                self.broken = Some(format!(
+                    "at {} after {} packets: {what}",
+                    self.now, self.packets
+                ));
+            }
         }
     }
 
@@ -440,7 +442,7 @@ impl<'a> World<'a> {
             Event::AtClient(segment) => self.at_client(&segment),
             Event::AtPod(segment) => self.at_pod(&segment),
             Event::Icmp(error) => self.icmp_at_client(&error),
-            Event::ClientTimer(host, port) => self.on_client_timer(host, port),
+            Event::ClientTimer(host, port, turn) => self.on_client_timer(host, port, turn),
             Event::PodTimer(pod, peer) => self.on_pod_timer(pod, peer),
             Event::GiveUp(slot, serial, connecting) => self.give_up(slot, serial, connecting),
             Event::Respond(pod, peer) => self.respond(pod, peer),
@@ -595,6 +597,12 @@ impl<'a> World<'a> {
     fn on_proxy(&mut self) {
         self.proxy_filed = Instant::NEVER;
         self.quiet_looks_again();
+        if !self
+            .control
+            .proxy_changes_nothing(self.now, &mut self.node.ipvs, self.key)
+        {
+            self.pay_all();
+        }
         self.node.advance(self.now);
         let before = match self.key.proto {
             Proto::Udp => self.weighted_servers(),
@@ -621,6 +629,7 @@ impl<'a> World<'a> {
     }
 
     fn sample(&mut self) {
+        self.pay_all();
         self.node.advance(self.now);
         let mut samples = Vec::new();
         match self.node.config().balancer {
@@ -688,6 +697,7 @@ impl<'a> World<'a> {
     }
 
     fn list(&mut self) {
+        self.pay_all();
         self.node.advance(self.now);
         let tick = self.node.ipvs.clock().jiffies(self.now);
         let ipvs = matches!(self.node.config().balancer, Balancer::Ipvs);

@@ -8,10 +8,12 @@
 
 use std::collections::VecDeque;
 
+use ipvs_model::ipvs::service::DestId;
 use ipvs_model::segment::Endpoint;
 use ipvs_model::time::{Instant, Span};
 
 use super::super::load::{ConnState, Request};
+use super::super::queue::Turn;
 use super::super::world::{Event, Leg, World};
 use super::{ClientEnd, Healthy, Kind, MARGIN, Quiet};
 use crate::outcome::Cause;
@@ -26,8 +28,30 @@ pub(super) struct Begun {
     pub(super) kind: u16,
     pub(super) counted: bool,
     pub(super) port_idle: Option<Span>,
+    /// The turn of the timer that would send its SYN again.
+    pub(super) turn: Turn,
     /// When its SYN was sent again, and why the first one was dropped.
     pub(super) again: Option<(Instant, Cause)>,
+}
+
+/// All that the node's decision on a SYN depends on that finds the entries of a healthy connection that is over, as long as the
+/// control plane does not act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Precedent {
+    pub(super) dest: DestId,
+    pub(super) kind: u16,
+    /// Whether the connection that is over came of its second SYN.
+    pub(super) left_again: bool,
+    pub(super) again: bool,
+}
+
+/// What became of such a SYN.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Known {
+    /// It went to the real server of the entry, whose pod serves; nothing was left of the connection before.
+    Stays(Endpoint, u32),
+    /// It was dropped, and nothing is left of the entries at the next tick.
+    Dropped(Cause),
 }
 
 /// An answer that a client will have.
@@ -54,6 +78,8 @@ pub(super) struct Direct {
     leases: Vec<VecDeque<(Instant, u16)>>,
     /// Pods that the scheduler may choose, by address; `None` if that must be looked up anew, no pod if one of them is not well.
     pub(super) servers: Option<Vec<(Endpoint, u32)>>,
+    /// What became of SYNs since the control plane acted last.
+    pub(super) precedents: Vec<(Precedent, Known)>,
     /// Requests whose first SYN was dropped and whose second one is not sent yet.
     pub(super) resending: u32,
 }
@@ -71,6 +97,13 @@ impl Direct {
     /// The control plane acts: which pods serve must be looked up anew.
     pub(super) fn look_again(&mut self) {
         self.servers = None;
+        self.precedents.clear();
+    }
+
+    /// What became of a SYN like this one.
+    pub(super) fn precedent(&self, like: &Precedent) -> Option<Known> {
+        let mut known = self.precedents.iter();
+        known.find(|(one, _)| one == like).map(|(_, known)| *known)
     }
 
     fn begin(&mut self, begun: Begun) -> u32 {
@@ -104,10 +137,16 @@ impl Quiet {
 
     /// The healthy connection that a request will have.
     pub(super) fn healthy(&self, begun: &Begun) -> Option<&Healthy> {
-        let kind = self.kinds[usize::from(begun.kind)].as_ref()?;
-        match begun.again {
-            None => Some(&kind.healthy),
-            Some(_) => kind.resent.as_ref(),
+        self.healthy_of(begun.kind, begun.again.is_some())
+    }
+
+    /// The healthy connection of a kind of client, from the first SYN or from the second one.
+    pub(super) fn healthy_of(&self, kind: u16, again: bool) -> Option<&Healthy> {
+        let kind = self.kinds[usize::from(kind)].as_ref()?;
+        if again {
+            kind.resent.as_ref()
+        } else {
+            Some(&kind.healthy)
         }
     }
 
@@ -171,7 +210,9 @@ impl World<'_> {
         client.client.hold(client.to, port);
         let Some(quiet) = &mut self.quiet else { return };
         quiet.open += 1;
+        let turn = self.queue.turn();
         let place = quiet.direct.begin(Begun {
+            turn,
             number: request.number,
             start: now,
             host,
@@ -190,8 +231,10 @@ impl World<'_> {
             return;
         };
         let begun = quiet.direct.begun[place as usize];
-        let waits = !self.passes_unknown(&mut quiet, &begun)
-            && self.passes_known(&mut quiet, &begun, place);
+        let waits = match self.passes(&mut quiet, &begun, place) {
+            Some(waits) => waits,
+            None => self.passes_known(&mut quiet, &begun, place),
+        };
         if !waits {
             quiet.direct.free.push(place);
         }
@@ -207,6 +250,7 @@ impl World<'_> {
         let begun = quiet.direct.begun[place as usize];
         let over = self.now + quiet.client_node + quiet.over_again(begun.kind);
         if over < quiet.end && self.next_control() > over {
+            quiet.direct.begun[place as usize].turn = self.queue.turn();
             self.travel(Leg::ClientNode, Event::QuietSyn(place));
             self.quiet = Some(quiet);
             return;
@@ -216,9 +260,9 @@ impl World<'_> {
         self.gets_socket(&mut quiet, &begun);
         self.quiet = Some(quiet);
         if let Some(conn) = self.conns.get_mut(host, port) {
-            conn.filed = self.now;
+            conn.turn = begun.turn;
         }
-        self.on_client_timer(host, port);
+        self.on_client_timer(host, port, begun.turn);
     }
 
     /// Whether a request that has no place among those that are open will send its SYN again.

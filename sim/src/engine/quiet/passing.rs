@@ -1,16 +1,22 @@
 //! The SYN of a request that goes the shortest way, at the node: what the tables and the model's rules make of it.
 
-use ipvs_model::node::{Decision, Foreseen, Verdict};
+use ipvs_model::ipvs::service::DestId;
+use ipvs_model::ipvs::table::EntryId;
+use ipvs_model::node::{Decision, Verdict};
 use ipvs_model::segment::{Endpoint, Segment, Tuple};
-use ipvs_model::tcp::foreseen::{Begin, rest_ends};
+use ipvs_model::tcp::foreseen::{Begin, Past, rest_ends};
 use ipvs_model::time::{Instant, Span};
 
 use super::super::load::Request;
 use super::super::traffic::trouble;
 use super::super::world::{Event, World};
-use super::direct::{Answer, Begun};
+use super::direct::{Answer, Begun, Known, Precedent};
 use super::left::Left;
 use super::{ClientEnd, Quiet};
+use crate::outcome::Cause;
+
+/// No tick is longer than this.
+const TICK_MAX: Span = Span::from_millis(20);
 
 impl World<'_> {
     /// Whether a connection can go quietly whose SYN is at the node now.
@@ -22,115 +28,214 @@ impl World<'_> {
             && self.next_control() > over
     }
 
-    /// Takes a connection from a port of which the node knows nothing to its end; whether it did.
-    pub(super) fn passes_unknown(&mut self, quiet: &mut Quiet, begun: &Begun) -> bool {
+    /// What the node's decision on a request's SYN depends on, if its port has entries that are not written out, and the node
+    /// still knows both of them.
+    fn precedent_of(&self, quiet: &Quiet, begun: &Begun, left: &Left) -> Option<Precedent> {
+        let forgetting = quiet.forgetting(&self.node, begun.kind, left.again)?;
+        let (tick, forgotten) = (
+            self.node.ipvs.clock().jiffies(self.now),
+            forgetting.of(left.syn),
+        );
+        let known = forgotten.ipvs > tick && forgotten.ct > tick;
+        let touched = quiet.touched(begun.host, begun.port) != 0;
+        (known && !touched).then_some(Precedent {
+            dest: left.owed?,
+            kind: begun.kind,
+            left_again: left.again,
+            again: begun.again.is_some(),
+        })
+    }
+
+    /// Takes a connection to its end without a look at the tables: nothing is in them of its port, or what the node would do with
+    /// the entries that are owed has a precedent. Whether it waits to send its SYN again; `None` if the tables must tell.
+    pub(super) fn passes(&mut self, quiet: &mut Quiet, begun: &Begun, slot: u32) -> Option<bool> {
         let now = self.now;
-        let Some(healthy) = quiet.healthy(begun) else {
-            return false;
-        };
+        let healthy = quiet.healthy(begun)?;
         let (over, rests) = (healthy.over, healthy.pod.is_some());
         if !self.is_undisturbed(quiet, over) {
-            return false;
+            return None;
         }
         if quiet.direct.servers.is_none() {
             quiet.direct.servers = Some(self.healthy_servers());
         }
-        let servers = quiet.direct.servers.as_deref().unwrap_or_default();
+        if quiet
+            .direct
+            .servers
+            .as_deref()
+            .unwrap_or_default()
+            .is_empty()
+        {
+            return None;
+        }
         let client = self.hosts.peek(begun.host);
         let tuple = Tuple::tcp(Endpoint::new(client.to.saddr, begun.port), self.key.addr);
         let touched = quiet.touched(begun.host, begun.port) != 0;
-        let answers = |server: &(Endpoint, u32)| Tuple::tcp(server.0, tuple.src);
-        if servers.is_empty()
-            || self.node.ipvs.table().find_in(&tuple).is_some()
-            || (touched
-                && servers
-                    .iter()
-                    .any(|server| self.node.ct.knows(&answers(server))))
-        {
-            return false;
-        }
-        // What its earlier uses left at pods.
         let left = quiet.left.get(begun.host, begun.port).copied();
-        let waits = rests && left.is_some_and(|left| left.syn + quiet.forgotten >= now);
-        let remembered =
-            waits || ((touched || rests) && self.pods.have_a_socket_towards(tuple.src));
-        let mut meets = None;
-        if remembered {
-            self.settle_left(quiet, begun.host, begun.port);
-            meets = self.meets_at_pods(quiet, begun);
-            if meets.is_none() {
-                return false;
-            }
-        }
-        let Some(healthy) = quiet.healthy(begun) else {
-            return false;
-        };
-        let foreseen = Foreseen {
-            steps: &healthy.steps,
-            ct: &healthy.ct,
-            last: healthy.last,
-        };
-        let Some(to) = self.node.foresee(now, &tuple, &foreseen) else {
-            return false;
-        };
-        let servers = quiet.direct.servers.as_deref().unwrap_or_default();
-        let place = servers.iter().find(|(address, _)| *address == to);
-        let place = place.map_or(u32::MAX, |(_, place)| *place);
-        let last = self.node.ipvs.clock().jiffies(now + healthy.last);
-        if let Some((own, theirs)) = &meets
-            && let Some((_, theirs)) = theirs.iter().find(|(at, _)| *at == place)
-        {
-            let isns = [own.isn, theirs.isn];
-            self.node.ct.settle(&tuple, &healthy.ct, isns, last);
-        }
-        self.observer.syn(to);
-        self.note_packets(1);
-        quiet.untouch(begun.host, begun.port);
-        match meets {
-            None => {
-                let left = Left {
-                    syn: now,
-                    place,
-                    begins: None,
-                };
-                let host = self.hosts.peek(begun.host);
-                quiet.left.set(host, begun.host, begun.port, left);
-            }
-            Some((own, theirs)) => {
-                let at_pod = theirs.iter().find(|(at, _)| *at == place);
-                if let Some((_, theirs)) = at_pod {
-                    self.leaves(quiet, begun, place, (own, *theirs));
+        let mut stays = None;
+        match left.and_then(|left| left.owed.map(|_| left)) {
+            None => self.no_table_knows(quiet, &tuple, touched).then_some(())?,
+            Some(left) => {
+                if let Some(like) = self.precedent_of(quiet, begun, &left) {
+                    match quiet.direct.precedent(&like)? {
+                        Known::Stays(address, place) => stays = Some((like.dest, address, place)),
+                        Known::Dropped(cause) => {
+                            return self
+                                .waits_to_send_again(quiet, begun, slot, cause)
+                                .then_some(true);
+                        }
+                    }
+                } else {
+                    let forgetting = quiet.forgetting(&self.node, begun.kind, left.again)?;
+                    let tick = self.node.ipvs.clock().jiffies(now);
+                    if touched || forgetting.of(left.syn).ipvs > tick {
+                        return None;
+                    }
+                    // Nobody remembers them: nothing is there.
+                    quiet.left.paid(begun.host, begun.port);
                 }
             }
         }
+        // What its earlier uses left in the tables of pods.
+        let mut meets = None;
+        if (touched || rests) && self.pods.have_a_socket_towards(tuple.src) {
+            let only = stays.map(|(_, address, place)| (address, place));
+            meets = Some(self.meets_at_pods(quiet, begun, only)?);
+        }
+        let turn = self.node.ipvs.turn(self.key)?;
+        let (dest, to, place) = match stays {
+            Some(stays) => stays,
+            None => {
+                let (dest, to) = self.node.foresee(&tuple)?;
+                let servers = quiet.direct.servers.as_deref().unwrap_or_default();
+                let place = servers.iter().find(|(address, _)| *address == to);
+                (dest, to, place.map_or(u32::MAX, |(_, place)| *place))
+            }
+        };
+        let met = match &meets {
+            Some(theirs) => {
+                let met = theirs.iter().find(|(at, _)| *at == place);
+                met.map(|(_, theirs)| *theirs)
+            }
+            None => self.number_at_pod(quiet, begun, place),
+        };
+        let Some(theirs) = met else {
+            if stays.is_none() {
+                self.node.ipvs.unchoose(self.key, turn);
+            }
+            return None;
+        };
+        quiet.left.paid(begun.host, begun.port);
+        self.observer.syn(to);
+        self.note_packets(1);
+        quiet.untouch(begun.host, begun.port);
+        self.leaves(quiet, begun, (place, theirs), Some(dest), meets.is_some());
+        if quiet.left.may_wait() {
+            let forgotten = quiet.remembered;
+            quiet.left.owe(now, forgotten, begun.host, begun.port);
+        } else {
+            self.pay(quiet, begun.host, begun.port);
+        }
         self.passed(quiet, begun);
+        Some(false)
+    }
+
+    /// The number that a pod gives to the connection of a request, whose port has no socket in the pod's table; `None` if the
+    /// socket of an earlier use is in its way.
+    fn number_at_pod(&self, quiet: &Quiet, begun: &Begun, place: u32) -> Option<u32> {
+        let sent = begun.again.map_or(begun.start, |(again, _)| again);
+        let port = (begun.host, begun.port);
+        match self.past_at_pod(quiet, port, place, (begun.start, sent))? {
+            Past::Over => {
+                let pod = self.pods.each().nth(place as usize)?.pod.as_ref()?;
+                Some(pod.number_at(self.now + quiet.node_pod))
+            }
+            Past::Reopens(number) => Some(number),
+            Past::InTheWay => None,
+        }
+    }
+
+    /// Whether the node's tables have nothing of a client's port.
+    fn no_table_knows(&self, quiet: &Quiet, tuple: &Tuple, touched: bool) -> bool {
+        let servers = quiet.direct.servers.as_deref().unwrap_or_default();
+        let answers = |server: &(Endpoint, u32)| Tuple::tcp(server.0, tuple.src);
+        let ct = &self.node.ct;
+        self.node.ipvs.table().find_in(tuple).is_none()
+            && !ct.knows(tuple)
+            && !(touched && servers.iter().any(|server| ct.knows(&answers(server))))
+    }
+
+    /// A request's first SYN is dropped as its precedent was: it waits until the SYN is sent again. Whether it may.
+    fn waits_to_send_again(
+        &mut self,
+        quiet: &mut Quiet,
+        begun: &Begun,
+        slot: u32,
+        cause: Cause,
+    ) -> bool {
+        let resent = quiet.over_again(begun.kind) < Span(u64::MAX);
+        // Of requests that are listed one by one more is to be told; at the next tick the entries are gone.
+        if !resent
+            || self.observer.options().requests_max > 0
+            || self.next_control() <= self.now + TICK_MAX
+        {
+            return false;
+        }
+        let again = self.hosts.peek(begun.host).client.sends_again(begun.start);
+        quiet.left.paid(begun.host, begun.port);
+        self.note_packets(1);
+        self.send_again(quiet, begun, slot, (again, cause));
         true
     }
 
-    /// What client and pods choose for a connection whose port has sockets of earlier uses at pods, for every pod that it may
-    /// come to; `None` if one of them is in its way.
+    /// Files the second SYN of a request.
+    fn send_again(&mut self, quiet: &mut Quiet, begun: &Begun, slot: u32, again: (Instant, Cause)) {
+        quiet.direct.begun[slot as usize].again = Some(again);
+        quiet.direct.resending += 1;
+        let event = Event::QuietResend(slot);
+        self.queue.at_turn(again.0, begun.turn, event);
+    }
+
+    /// The number that a pod gives to a connection which it begins so.
+    fn chosen_number(&self, place: u32, peer: Endpoint, begin: Begin) -> Option<u32> {
+        let pod = self.pods.each().nth(place as usize)?.pod.as_ref()?;
+        Some(begin.isn.wrapping_sub(pod.begin_with(0, peer).isn))
+    }
+
+    /// The numbers that pods give to a connection whose port has sockets of earlier uses in the tables of pods, for every pod that
+    /// it may come to, or for the `only` one; `None` if one of them is in its way.
     fn meets_at_pods(
         &mut self,
         quiet: &Quiet,
         begun: &Begun,
-    ) -> Option<(Begin, Vec<(u32, Begin)>)> {
-        let (mut syn, own, _) = self.syn_of(begun)?;
-        let peer = syn.tuple.src;
-        let at = self.now + quiet.node_pod;
-        let left = quiet.left.get(begun.host, begun.port).copied();
-        let old = left.and_then(|left| self.left_at_pod(quiet, begun.host, peer, &left, at));
-        let servers = quiet.direct.servers.as_deref().unwrap_or_default();
+        only: Option<(Endpoint, u32)>,
+    ) -> Option<Vec<(u32, u32)>> {
+        let (mut syn, _, _) = self.syn_of(begun)?;
+        let all = quiet.direct.servers.as_deref().unwrap_or_default();
+        let servers = only.as_ref().map_or(all, std::slice::from_ref);
         let mut theirs = Vec::with_capacity(servers.len());
         for (address, place) in servers {
             syn.tuple.dst = *address;
-            let here = old.filter(|_| left.is_some_and(|left| left.place == *place));
-            let rests = quiet.healthy(begun)?.pod.is_some();
-            let begin = self
-                .pods
-                .expect_quiet(*place, at, &syn, rests, here.as_ref())?;
-            theirs.push((*place, begin));
+            let begin = self.expects(quiet, begun, *place, &syn)?;
+            theirs.push((*place, self.chosen_number(*place, syn.tuple.src, begin)?));
         }
-        Some((own, theirs))
+        Some(theirs)
+    }
+
+    /// What the pod at a place chooses for the connection of a forwarded SYN, if nothing is in its way.
+    fn expects(
+        &mut self,
+        quiet: &Quiet,
+        begun: &Begun,
+        place: u32,
+        syn: &Segment,
+    ) -> Option<Begin> {
+        let at = self.now + quiet.node_pod;
+        let rests = quiet.healthy(begun)?.pod.is_some();
+        // A socket that is not written out stands for one in the pod's table.
+        let port = (begun.host, begun.port);
+        let left = quiet.left.at_pod(begun.host, begun.port, place);
+        let here = left.and_then(|left| self.left_at_pod(quiet, port, left, at));
+        self.pods.expect_quiet(place, at, syn, rests, here.as_ref())
     }
 
     /// The SYN of a request, what it begins with, and when it is sent again if it was the first.
@@ -152,15 +257,31 @@ impl World<'_> {
     /// Lets the node decide on the SYN of a connection, and takes it to its end if it goes to a pod that serves; waits for it to
     /// be sent again if it is dropped; else it goes on packet by packet. Whether it waits.
     pub(super) fn passes_known(&mut self, quiet: &mut Quiet, begun: &Begun, place: u32) -> bool {
+        let left = quiet.left.get(begun.host, begun.port).copied();
+        let like = left.and_then(|left| self.precedent_of(quiet, begun, &left));
+        self.pay(quiet, begun.host, begun.port);
         self.settle_left(quiet, begun.host, begun.port);
+        self.collect_beside(quiet);
         let Some((syn, own, again)) = self.syn_of(begun) else {
             return false;
         };
+        let before = self.node.ipvs.table().find_in(&syn.tuple);
         let decision = self.node.packet(self.now, &syn, &mut self.node_rng);
         self.note_packets(1);
-        if self.takes_up(quiet, begun, &syn, &decision, own).is_some() {
+        if let Some((entry, ct, to)) = self.takes_up(quiet, begun, &syn, &decision, own) {
             if let Some(server) = self.server_of(&decision) {
                 self.observer.syn(server);
+            }
+            // An entry that was kept, or made where none was, can be written out as any other.
+            if quiet.left.may_wait() && before.is_none_or(|before| before == entry) {
+                let dest = self.node.ipvs.table().get(entry).dest();
+                self.node.take_back(entry, ct);
+                quiet.left.owe_left(self.now, quiet.remembered, begun, dest);
+                if let Some(like) = like {
+                    let place = self.pods.at(to.ip).unwrap_or(u32::MAX);
+                    let known = Known::Stays(to, place);
+                    quiet.direct.precedents.push((like, known));
+                }
             }
             self.passed(quiet, begun);
             return false;
@@ -174,16 +295,21 @@ impl World<'_> {
             resent,
             self.observer.options().requests_max,
         ) {
-            quiet.direct.begun[place as usize].again = Some((again, cause));
-            quiet.direct.resending += 1;
-            self.queue.at(again, Event::QuietResend(place));
+            let goes = |id| self.node.ipvs.table().get(id).is_expiring();
+            if let Some(like) = like
+                && before.is_some_and(goes)
+                && !self.node.ct.knows(&syn.tuple)
+            {
+                quiet.direct.precedents.push((like, Known::Dropped(cause)));
+            }
+            self.send_again(quiet, begun, place, (again, cause));
             return true;
         }
         self.goes_on_by_packets(quiet, begun, &syn, &decision);
         false
     }
 
-    /// Leaves what the packets after the SYN will leave, if nothing is in their way.
+    /// Leaves what the packets after the SYN will leave, if nothing is in their way: the entries, and the address of the pod.
     fn takes_up(
         &mut self,
         quiet: &mut Quiet,
@@ -191,63 +317,58 @@ impl World<'_> {
         syn: &Segment,
         decision: &Decision,
         own: Begin,
-    ) -> Option<()> {
+    ) -> Option<(EntryId, u32, Endpoint)> {
         let healthy = quiet.healthy(begun)?;
-        let (over, rests) = (healthy.over, healthy.pod.is_some());
-        if !self.is_undisturbed(quiet, over) {
+        if !self.is_undisturbed(quiet, healthy.over) {
             return None;
         }
         let (entry, ct, out) = self.forwarded_quietly(syn, decision)?;
         let place = self.pods.at(out.tuple.dst.ip)?;
-        let at = self.now + quiet.node_pod;
-        let peer = syn.tuple.src;
         if begun.again.is_some()
             && trouble(decision.rule, self.pods.is_dead(out.tuple.dst)).is_some()
         {
             return None;
         }
-        // A socket that is not written out stands for one in the pod's table.
-        let left = quiet.left.get(begun.host, begun.port).copied();
-        let old = left.and_then(|left| self.left_at_pod(quiet, begun.host, peer, &left, at));
-        let here = old.filter(|_| left.is_some_and(|left| left.place == place));
-        let theirs = self
-            .pods
-            .expect_quiet(place, at, &out, rests, here.as_ref())?;
+        let theirs = self.expects(quiet, begun, place, &out)?;
+        let number = self.chosen_number(place, syn.tuple.src, theirs)?;
         // Nothing is in the way.
         self.foresee_at_node(quiet.healthy(begun)?, entry, ct, [own.isn, theirs.isn]);
-        self.leaves(quiet, begun, place, (own, theirs));
-        Some(())
+        self.leaves(quiet, begun, (place, number), None, true);
+        Some((entry, ct, out.tuple.dst))
     }
 
-    /// Notes what a connection leaves at its pod.
-    fn leaves(&mut self, quiet: &mut Quiet, begun: &Begun, place: u32, begins: (Begin, Begin)) {
+    /// Notes what a connection leaves at its pod, and at the node if its entries there are `owed`. `known`: pods may have sockets of
+    /// its port.
+    fn leaves(
+        &mut self,
+        quiet: &mut Quiet,
+        begun: &Begun,
+        (place, theirs): (u32, u32),
+        owed: Option<DestId>,
+        known: bool,
+    ) {
         let (now, host, port) = (self.now, begun.host, begun.port);
-        // What an earlier use left at another pod stays there.
-        if quiet
-            .left
-            .get(host, port)
-            .is_some_and(|left| left.place != place)
-        {
-            self.write_out(quiet, host, port);
-        }
-        let peer = Endpoint::new(self.hosts.peek(host).to.saddr, port);
-        let mut left = Left {
+        let client = self.hosts.peek(host);
+        let peer = Endpoint::new(client.to.saddr, port);
+        let own = client.client.number_at(begun.start);
+        let left = Left {
             syn: now,
+            numbers: [own, theirs],
             place,
-            begins: Some(begins),
+            owed,
+            again: begun.again.is_some(),
+            // The packet path has written the sequence numbers.
+            settled: owed.is_none(),
         };
-        if let Some(Some((resting, known))) = quiet.healthy(begun).map(|healthy| &healthy.pod)
-            && self.pods.get(place).peers.get(peer).is_some()
+        let since = Instant(now.0.saturating_sub(quiet.forgotten.0));
+        quiet.left.make_older(host, port, place, since);
+        let pod = self.pods.get(place);
+        if known
+            && pod.peers.remove(peer).is_some()
+            && let Some(pod) = &mut pod.pod
         {
-            // One that was written out is replaced.
-            let at = now + resting.after;
-            let age = quiet.client_node + quiet.node_pod;
-            let rest = (&resting.rest, begins.0, begins.1);
-            let fires = self.pods.rest_quietly(place, peer, at, rest, *known, age);
-            if let Some(fires) = fires {
-                self.queue.at(fires, Event::PodTimer(place, peer));
-            }
-            left.place = u32::MAX;
+            // One that was written out makes room.
+            pod.take_back(peer);
         }
         quiet.left.set(self.hosts.peek(host), host, port, left);
     }
@@ -297,7 +418,7 @@ impl World<'_> {
             self.hosts.get(host).client.on_timer(again, id);
         }
         quiet.touch(host, port, self.now + quiet.settles);
-        self.file_client_timer(host, port);
+        self.file_client_timer_in(begun.turn, host, port);
         self.note_syn(syn, decision);
         self.follow(*decision, syn.tuple);
     }
