@@ -93,15 +93,10 @@ impl PortArrays {
         self.heads.resize(self.heads.len() + count as usize, NONE);
     }
 
-    /// How many heads there are.
+    /// How many heads there are, in use or not.
     #[inline]
-    pub fn len(&self) -> usize {
+    pub fn places(&self) -> usize {
         self.heads.len()
-    }
-
-    /// Whether no address has an array.
-    pub fn is_empty(&self) -> bool {
-        self.heads.is_empty()
     }
 
     /// Where the head of an endpoint's chain stands; `None` for one without an array.

@@ -20,7 +20,7 @@ use crate::time::{Clock, Jiffies};
 const EVICTION_RANGE: u64 = 8;
 
 /// The deadline of the entry that is not in the table and would stand at a place.
-type Owed<'a> = &'a mut dyn FnMut(usize) -> Option<Jiffies>;
+pub type Owed<'a> = &'a mut dyn FnMut(usize) -> Option<Jiffies>;
 
 /// The collector's memory between two scans.
 #[derive(Clone, Debug)]
@@ -94,28 +94,19 @@ impl Conntrack {
     #[inline]
     pub fn gc(&mut self, now: Jiffies, sysctls: &CtSysctls) {
         if self.collector.next_run <= now {
-            self.run_scans(now, sysctls);
+            self.run_scans(now, sysctls, None);
         }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn run_scans(&mut self, now: Jiffies, sysctls: &CtSysctls) {
-        self.run_scans_beside(now, sysctls, None);
     }
 
     /// The same beside entries that are not in the table, although the collector would find them there: it asks `owed` for the
     /// deadline of the one at a place ([`Conntrack::place_of`]), if one stands there.
-    pub fn gc_beside(
-        &mut self,
-        now: Jiffies,
-        sysctls: &CtSysctls,
-        owed: &mut dyn FnMut(usize) -> Option<Jiffies>,
-    ) {
-        self.run_scans_beside(now, sysctls, Some(owed));
+    pub fn gc_beside(&mut self, now: Jiffies, sysctls: &CtSysctls, owed: Owed<'_>) {
+        self.run_scans(now, sysctls, Some(owed));
     }
 
-    fn run_scans_beside(&mut self, now: Jiffies, sysctls: &CtSysctls, mut owed: Option<Owed<'_>>) {
+    #[cold]
+    #[inline(never)]
+    fn run_scans(&mut self, now: Jiffies, sysctls: &CtSysctls, mut owed: Option<Owed<'_>>) {
         while self.collector.next_run <= now {
             let at = self.collector.next_run;
             let delay = self.scan(at, sysctls, &mut owed);
@@ -207,7 +198,7 @@ impl Conntrack {
         let places = if self.count() == 0 && owed.is_none() {
             0
         } else {
-            self.ports.len()
+            self.ports.places()
         };
         let step = stride(places);
         let mut place = 0;

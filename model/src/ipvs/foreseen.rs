@@ -13,6 +13,10 @@ use crate::time::{Instant, Jiffies};
 
 impl Ipvs {
     /// The real server of a new connection that has no entry, if nothing but the scheduler has a say in it, with its address.
+    /// The tables do not know the connection until [`Node::enter_foreseen`](crate::node::Node::enter_foreseen), to whose
+    /// packets nothing but the rules of every healthy connection happens.
+    ///
+    /// The node must track, without source NAT, have room, and have a route to every real server with a weight.
     pub fn choose_foreseen(&mut self, tuple: &Tuple) -> Option<(DestId, Endpoint)> {
         let key = ServiceKey {
             proto: tuple.proto,
@@ -48,10 +52,9 @@ impl Ipvs {
         tuple: &Tuple,
         dest: DestId,
         steps: impl Iterator<Item = (Instant, State)>,
-    ) -> EntryId {
+    ) {
         let id = self.bind(tuple.proto, tuple.src, tuple.dst, dest, 0);
         self.foresee(id, steps);
-        id
     }
 
     /// Takes an entry out of the table again, as if it had not been written yet. Its conntrack twin stays.

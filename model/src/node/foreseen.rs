@@ -7,7 +7,7 @@ use crate::conntrack;
 use crate::ipvs::service::DestId;
 use crate::ipvs::state::State;
 use crate::ipvs::table::EntryId;
-use crate::segment::{Endpoint, Tuple};
+use crate::segment::Tuple;
 use crate::time::{Clock, Instant, Jiffies, NANOS_PER_SEC, Span};
 
 /// What all packets of a connection leave in a node's tables. Times count from its first SYN.
@@ -62,15 +62,6 @@ impl Forgetting {
 }
 
 impl Node {
-    /// The real server of a connection that neither table knows, and to whose packets nothing but the rules of every healthy
-    /// connection happens. `None`, with nothing changed, if more than the scheduler has a say. The tables do not know the
-    /// connection until [`Node::enter_foreseen`].
-    ///
-    /// The node must track, without source NAT, have room, and have a route to every real server with a weight.
-    pub fn foresee(&mut self, tuple: &Tuple) -> Option<(DestId, Endpoint)> {
-        self.ipvs.choose_foreseen(tuple)
-    }
-
     /// When the tables forget connections that are alike, as long as the timeouts of IPVS stay.
     pub fn forgetting(&self, foreseen: &Foreseen<'_>) -> Forgetting {
         let last = foreseen.steps.last().copied();
@@ -86,14 +77,14 @@ impl Node {
 
     /// Runs the collector's scans that are due at `now`, after the timers, beside entries that are not written out
     /// ([`Conntrack::gc_beside`](crate::conntrack::Conntrack::gc_beside)).
-    pub fn collect_beside(&mut self, now: Instant, owed: &mut dyn FnMut(usize) -> Option<Jiffies>) {
+    pub fn collect_beside(&mut self, now: Instant, owed: conntrack::Owed<'_>) {
         self.advance(now);
         let tick = self.config.clock.jiffies(now);
         self.ct.gc_beside(tick, &self.config.sysctls.ct, owed);
     }
 
     /// Enters a connection into both tables whose SYN was at the node at `syn`, as far as they would still know it at `now`.
-    /// `dest` is what [`Node::foresee`] told then. Runs the timers first.
+    /// `dest` is what [`Ipvs::choose_foreseen`](crate::ipvs::Ipvs::choose_foreseen) told then. Runs the timers first.
     pub fn enter_foreseen(
         &mut self,
         now: Instant,

@@ -188,18 +188,10 @@ impl Client {
         self.stack().clock.instant(again)
     }
 
-    /// Its SYN, with what it begins with, and when the SYN is sent again if no answer comes.
-    pub fn first_syn(
-        &self,
-        start: Instant,
-        to: Destination,
-        port: u16,
-    ) -> (Segment, Begin, Instant) {
+    /// Its SYN, with what it begins with.
+    pub fn first_syn(&self, start: Instant, to: Destination, port: u16) -> (Segment, Begin) {
         let socket = self.begun(start, to, port);
-        let ctx = self.ctx(start);
-        let again = socket.timer(ctx.tick()).unwrap_or(Jiffies::NEVER);
-        let again = self.stack().clock.instant(again);
-        (socket.syn(&ctx), Begin::of(&socket), again)
+        (socket.syn(&self.ctx(start)), Begin::of(&socket))
     }
 
     /// The SYN that it sends again at that moment.
@@ -319,23 +311,5 @@ impl Pod {
     ) -> Socket {
         let tuple = Tuple::tcp(self.address(), peer);
         rest.socket(&self.ctx(at), tuple, own, theirs, age)
-    }
-
-    /// Takes the socket of a connection that rests in TIME_WAIT out of the table again: [`Pod::foresee_rest`] can write it.
-    pub fn take_back(&mut self, peer: Endpoint) {
-        self.leave_rest(peer);
-    }
-
-    /// A connection of `peer` rests in TIME_WAIT from `at` on, by a segment which the peer had sent `age` before.
-    pub fn foresee_rest(
-        &mut self,
-        at: Instant,
-        peer: Endpoint,
-        rest: &Rest,
-        (own, theirs): (Begin, Begin),
-        age: Span,
-    ) {
-        let socket = self.resting(at, peer, rest, (own, theirs), age);
-        self.enter_rest(peer, socket);
     }
 }

@@ -95,14 +95,14 @@ impl Pod {
     }
 
     /// Files a socket in TIME_WAIT towards `peer`, which had none, or another in TIME_WAIT.
-    pub(super) fn enter_rest(&mut self, peer: Endpoint, socket: Socket) {
+    pub fn enter_rest(&mut self, peer: Endpoint, socket: Socket) {
         let replaces = self.sockets.get(peer).is_some();
         self.sockets.insert(peer, socket);
         self.time_waits += u32::from(!replaces);
     }
 
-    /// Takes out a socket in TIME_WAIT towards `peer`, if there is one.
-    pub(super) fn leave_rest(&mut self, peer: Endpoint) {
+    /// Takes out a socket in TIME_WAIT towards `peer`, if there is one: [`Pod::enter_rest`] can file it again.
+    pub fn leave_rest(&mut self, peer: Endpoint) {
         if self
             .sockets
             .get(peer)

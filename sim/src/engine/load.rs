@@ -256,10 +256,9 @@ impl Requests {
 pub struct ConnState {
     /// Slot of the request, [`ConnState::IDLE`] if none waits on it.
     pub request: u32,
-    /// The moment for which a timer event waits in the queue.
-    pub filed: Instant,
-    /// The turn of that event. One with another turn is that of an earlier use of the port.
-    pub turn: Turn,
+    /// The moment for which a timer event waits in the queue, and its turn: an event with another turn is that of an earlier use
+    /// of the port.
+    pub filed: (Instant, Turn),
     /// When the connection was last of use to a request.
     pub ended: Instant,
 }
@@ -267,13 +266,14 @@ pub struct ConnState {
 impl ConnState {
     /// No request.
     pub const IDLE: u32 = u32::MAX;
+    /// No timer event.
+    pub const NOT_FILED: (Instant, Turn) = (Instant::NEVER, Turn::NONE);
 
     /// A connection of a request, without a timer.
     pub const fn new(request: u32) -> Self {
         Self {
             request,
-            filed: Instant::NEVER,
-            turn: Turn::NONE,
+            filed: Self::NOT_FILED,
             ended: Instant::ZERO,
         }
     }

@@ -51,7 +51,7 @@ use crate::scenario::{
 /// So far from a limit the quiet path keeps; more connections than this are not on it at once.
 const MARGIN: u32 = 4096;
 /// So long a packet waits at most for a neighbour who is not there: three seconds of search, with room.
-const WAITS_FOR_NEIGHBOUR: Span = Span::from_secs(10);
+pub(super) const WAITS_FOR_NEIGHBOUR: Span = Span::from_secs(10);
 /// A socket in TIME_WAIT lives for 60 s, and its timer is late by less than a seventh.
 const FORGOTTEN: Span = Span::from_secs(70);
 
@@ -145,8 +145,6 @@ pub(super) struct Quiet {
     ends_first: bool,
     /// So long after a SYN nobody remembers anything of a connection at its pod.
     forgotten: Span,
-    /// So long after a SYN the node's tables remember nothing of its connection.
-    remembered: Span,
     direct: Direct,
     left: LeftBy,
 }
@@ -276,10 +274,10 @@ impl Quiet {
         let ends_first = gaps.fold(f64::MAX, f64::min) < client_node.0 as f64;
         let lessons = kinds.iter().flatten();
         let lessons = lessons.flat_map(|kind| [Some(&kind.healthy), kind.resent.as_ref()]);
-        let remembered = lessons
+        let forgotten_at_node = lessons
             .flatten()
             .map(|healthy| node.forgetting(&healthy.foreseen()).longest());
-        let remembered = remembered.max()?;
+        let forgotten_at_node = forgotten_at_node.max()?;
         let count = kinds.len();
         kinds.iter().any(Option::is_some).then(|| {
             Box::new(Self {
@@ -288,9 +286,8 @@ impl Quiet {
                 gc: (Jiffies::NEVER, Instant::NEVER),
                 ends_first,
                 forgotten: FORGOTTEN + over,
-                remembered,
                 direct: Direct::new(count),
-                left: LeftBy::new(node, hosts),
+                left: LeftBy::new(node, hosts, forgotten_at_node),
                 client_node,
                 node_pod,
                 settles: service + client_node + client_node + node_pod + node_pod,
@@ -378,19 +375,15 @@ impl World<'_> {
 
     /// A packet of a client's port is on the packet path.
     pub(super) fn touch(&mut self, client: Endpoint) {
-        if let Some(quiet) = &mut self.quiet
-            && let Some(host) = self.hosts.at(client.ip)
-        {
-            quiet.touch(host, client.port, self.now + quiet.settles);
-        }
+        self.touch_for(client, Span::ZERO);
     }
 
-    /// A packet of a client's port may wait for a neighbour.
-    pub(super) fn touch_in_queue(&mut self, client: Endpoint) {
+    /// The same of a packet that may wait so long before it goes on.
+    pub(super) fn touch_for(&mut self, client: Endpoint, waits: Span) {
         if let Some(quiet) = &mut self.quiet
             && let Some(host) = self.hosts.at(client.ip)
         {
-            let until = self.now + WAITS_FOR_NEIGHBOUR + quiet.settles;
+            let until = self.now + waits + quiet.settles;
             quiet.touch(host, client.port, until);
         }
     }
@@ -634,10 +627,24 @@ impl Pods {
         known: Peer,
         age: Span,
     ) -> Option<Instant> {
+        let pod = self.get(place).pod.as_ref()?;
+        let socket = pod.resting(at, peer, rest, (own, client), age);
+        self.enter_rest(place, peer, at, socket, known)
+    }
+
+    /// The same with the socket that it has.
+    fn enter_rest(
+        &mut self,
+        place: u32,
+        peer: Endpoint,
+        at: Instant,
+        socket: Socket,
+        known: Peer,
+    ) -> Option<Instant> {
         let clock = self.stack()?.clock;
         let host = self.get(place);
         let pod = host.pod.as_mut()?;
-        pod.foresee_rest(at, peer, rest, (own, client), age);
+        pod.enter_rest(peer, socket);
         let filed = clock.instant(pod.timer(at, peer)?);
         host.peers.insert(peer, Peer { filed, ..known });
         Some(filed)

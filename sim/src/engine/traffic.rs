@@ -18,6 +18,7 @@ use super::hosts::Peer;
 use super::load::{ConnState, Request};
 use super::planes;
 use super::queue::{Lane, Turn};
+use super::quiet::WAITS_FOR_NEIGHBOUR;
 use super::story::{GoneAnswer, What};
 use super::streams::draw;
 use super::world::{Event, Leg, Way, World};
@@ -163,7 +164,7 @@ impl World<'_> {
         let conn = self.conns.get_or_insert(request.host, request.port, slot);
         conn.request = slot;
         if request.opened {
-            conn.filed = Instant::NEVER;
+            conn.filed = ConnState::NOT_FILED;
         }
         if let Some(timeout) = manners.timeout {
             file(self, timeout, Event::GiveUp(slot, serial, false));
@@ -279,8 +280,8 @@ impl World<'_> {
         };
         let at = client.stack().clock.instant(tick).max(self.now);
         let conn = self.conns.get_or_insert(host, port, ConnState::IDLE);
-        if at < conn.filed {
-            (conn.filed, conn.turn) = (at, turn);
+        if at < conn.filed.0 {
+            conn.filed = (at, turn);
             let timer = Event::ClientTimer(host, port, turn);
             self.queue.at_turn(at, turn, timer);
         }
@@ -299,9 +300,7 @@ impl World<'_> {
 
     pub(super) fn on_client_timer(&mut self, host: u32, port: u16, turn: Turn) {
         match self.conns.get_mut(host, port) {
-            Some(conn) if conn.turn == turn => {
-                (conn.filed, conn.turn) = (Instant::NEVER, Turn::NONE);
-            }
+            Some(conn) if conn.filed.1 == turn => conn.filed = ConnState::NOT_FILED,
             // Filed for an earlier use of the port.
             _ => return,
         }
@@ -672,7 +671,7 @@ impl World<'_> {
             return;
         }
         if let Some(place) = self.dead_ends.place(ip) {
-            self.touch_in_queue(segment.tuple.src);
+            self.touch_for(segment.tuple.src, WAITS_FOR_NEIGHBOUR);
             let answer = self.dead_ends.on_segment(place, self.now, segment);
             if let Some(at) = self.dead_ends.file(place) {
                 self.queue.at(at, Event::DeadEnd(place));

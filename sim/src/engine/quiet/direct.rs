@@ -45,6 +45,19 @@ pub(super) struct Precedent {
     pub(super) again: bool,
 }
 
+/// What the node's tables would have of a port whose entries are not written out.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Owes {
+    /// All that they know is written out.
+    Nothing,
+    /// Nothing any more.
+    Forgotten,
+    /// Both entries of a healthy connection.
+    Both(Precedent),
+    /// Something else, or packets may still come to the port.
+    Unclear,
+}
+
 /// What became of such a SYN.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Known {
@@ -79,7 +92,7 @@ pub(super) struct Direct {
     /// Pods that the scheduler may choose, by address; `None` if that must be looked up anew, no pod if one of them is not well.
     pub(super) servers: Option<Vec<(Endpoint, u32)>>,
     /// What became of SYNs since the control plane acted last.
-    pub(super) precedents: Vec<(Precedent, Known)>,
+    precedents: Vec<(Precedent, Known)>,
     /// Requests whose first SYN was dropped and whose second one is not sent yet.
     pub(super) resending: u32,
 }
@@ -98,6 +111,13 @@ impl Direct {
     pub(super) fn look_again(&mut self) {
         self.servers = None;
         self.precedents.clear();
+    }
+
+    /// Notes what became of a SYN; the first one like it counts.
+    pub(super) fn learn(&mut self, like: Precedent, known: Known) {
+        if self.precedent(&like).is_none() {
+            self.precedents.push((like, known));
+        }
     }
 
     /// What became of a SYN like this one.
@@ -260,7 +280,7 @@ impl World<'_> {
         self.gets_socket(&mut quiet, &begun);
         self.quiet = Some(quiet);
         if let Some(conn) = self.conns.get_mut(host, port) {
-            conn.turn = begun.turn;
+            conn.filed = (self.now, begun.turn);
         }
         self.on_client_timer(host, port, begun.turn);
     }

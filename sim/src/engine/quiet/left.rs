@@ -16,7 +16,7 @@ use ipvs_model::time::{Instant, Span};
 use super::super::hosts::{Host, Hosts};
 use super::super::world::{Event, World};
 use super::direct::Begun;
-use super::{Healthy, MARGIN, Quiet};
+use super::{MARGIN, Quiet};
 
 /// The latest connection of a port, or the latest one at a pod.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Left {
     pub owed: Option<DestId>,
     /// Whether it was the request's second SYN.
     pub again: bool,
-    /// Whether its conntrack entry, if there is one, has its sequence numbers.
+    /// Whether its conntrack entry, if it is written out, has its sequence numbers.
     pub settled: bool,
 }
 
@@ -58,6 +58,8 @@ pub(super) struct LeftBy {
     hosts: Vec<Ports>,
     /// In the order of their SYNs.
     owed: VecDeque<Owed>,
+    /// So long after a SYN the node's tables remember nothing of its connection.
+    forgotten: Span,
     /// When those that nobody remembers are taken out again.
     tidy: Instant,
     /// Where the chains of each host's ports begin in the conntrack table, in order. Empty if entries are written out at once.
@@ -89,9 +91,10 @@ fn places(node: &Node, hosts: &Hosts) -> Vec<(usize, u32)> {
 }
 
 impl LeftBy {
-    /// Nothing yet.
-    pub(super) fn new(node: &Node, hosts: &Hosts) -> Self {
+    /// Nothing yet; the node's tables remember nothing of a connection so long after its SYN.
+    pub(super) fn new(node: &Node, hosts: &Hosts, forgotten: Span) -> Self {
         Self {
+            forgotten,
             places: places(node, hosts),
             ..Self::default()
         }
@@ -102,26 +105,28 @@ impl LeftBy {
         !self.places.is_empty()
     }
 
-    /// Notes that the entries of a port's latest connection wait to be written out.
-    pub(super) fn owe(&mut self, now: Instant, forgotten: Span, host: u32, port: u16) {
+    /// The node's tables would have entries of a request's connection, whose SYN is there now, to the real server: they wait to be
+    /// written out.
+    pub(super) fn owe(&mut self, now: Instant, of: &Begun, dest: DestId) {
+        if let Some(left) = self.get_mut(of.host, of.port) {
+            left.owed = Some(dest);
+        }
+        if !self.may_wait() {
+            return;
+        }
         if now >= self.tidy {
             while let Some(front) = self.owed.front()
-                && front.syn + forgotten < now
+                && front.syn + self.forgotten < now
             {
                 self.owed.pop_front();
             }
             self.tidy = now + Span::from_secs(1);
         }
-        let syn = now;
-        self.owed.push_back(Owed { syn, host, port });
-    }
-
-    /// The entries of a request's connection were taken back: they wait to be written out.
-    pub(super) fn owe_left(&mut self, now: Instant, forgotten: Span, of: &Begun, dest: DestId) {
-        if let Some(left) = self.get_mut(of.host, of.port) {
-            left.owed = Some(dest);
-            self.owe(now, forgotten, of.host, of.port);
-        }
+        self.owed.push_back(Owed {
+            syn: now,
+            host: of.host,
+            port: of.port,
+        });
     }
 
     /// The entries of a port's latest connection are written out, or nobody remembers them.
@@ -229,11 +234,6 @@ impl LeftBy {
 }
 
 impl Quiet {
-    /// What the connection was like that left something.
-    pub(super) fn healthy_left(&self, kind: u16, left: &Left) -> Option<&Healthy> {
-        self.healthy_of(kind, left.again)
-    }
-
     /// When the node's tables forget connections of a kind.
     pub(super) fn forgetting(&self, node: &Node, kind: u16, again: bool) -> Option<Forgetting> {
         let healthy = self.healthy_of(kind, again)?;
@@ -257,10 +257,10 @@ impl World<'_> {
             return;
         };
         let client = self.hosts.peek(host);
-        let Some(healthy) = quiet.healthy_left(client.kind, &left) else {
+        let Some(healthy) = quiet.healthy_of(client.kind, left.again) else {
             return;
         };
-        if left.settled || left.owed.is_some() {
+        if left.settled {
             return;
         }
         let Some((own, theirs)) = self.begins(host, port, &left) else {
@@ -342,7 +342,7 @@ impl World<'_> {
         let Some(dest) = left.owed else { return };
         quiet.left.paid(host, port);
         let client = self.hosts.peek(host);
-        let Some(healthy) = quiet.healthy_left(client.kind, &left) else {
+        let Some(healthy) = quiet.healthy_of(client.kind, left.again) else {
             return;
         };
         let tuple = Tuple::tcp(Endpoint::new(client.to.saddr, port), self.key.addr);
@@ -417,36 +417,24 @@ impl World<'_> {
         };
         quiet.left.clear(host, port);
         for older in quiet.left.take_older(host, port) {
-            if older.place != latest.place {
-                self.write_socket(quiet, (host, port), &older);
-            }
+            self.write_socket(quiet, (host, port), &older);
         }
         self.write_socket(quiet, (host, port), &latest);
     }
 
     /// Writes out the socket that a connection left at its pod.
     fn write_socket(&mut self, quiet: &Quiet, (host, port): (u32, u16), left: &Left) {
-        if self
-            .left_at_pod(quiet, (host, port), left, self.now)
-            .is_none()
-        {
+        let Some(socket) = self.left_at_pod(quiet, (host, port), left, self.now) else {
             return;
-        }
+        };
         let client = self.hosts.peek(host);
         let peer = Endpoint::new(client.to.saddr, port);
-        let Some(kind) = &quiet.kinds[usize::from(client.kind)] else {
+        let kind = quiet.kinds[usize::from(client.kind)].as_ref();
+        let Some((resting, known)) = kind.and_then(|kind| kind.healthy.pod.as_ref()) else {
             return;
         };
-        let begins = self.begins(host, port, left);
-        let (Some((resting, known)), Some((own, theirs))) = (&kind.healthy.pod, begins) else {
-            return;
-        };
-        let age = quiet.client_node + quiet.node_pod;
         let at = left.syn + resting.after;
-        let rest = (&resting.rest, own, theirs);
-        let fires = self
-            .pods
-            .rest_quietly(left.place, peer, at, rest, *known, age);
+        let fires = self.pods.enter_rest(left.place, peer, at, socket, *known);
         if let Some(fires) = fires {
             self.queue.at(fires, Event::PodTimer(left.place, peer));
         }

@@ -10,7 +10,7 @@ use ipvs_model::time::{Instant, Span};
 use super::super::load::Request;
 use super::super::traffic::trouble;
 use super::super::world::{Event, World};
-use super::direct::{Answer, Begun, Known, Precedent};
+use super::direct::{Answer, Begun, Known, Owes, Precedent};
 use super::left::Left;
 use super::{ClientEnd, Quiet};
 use crate::outcome::Cause;
@@ -28,84 +28,87 @@ impl World<'_> {
             && self.next_control() > over
     }
 
-    /// What the node's decision on a request's SYN depends on, if its port has entries that are not written out, and the node
-    /// still knows both of them.
-    fn precedent_of(&self, quiet: &Quiet, begun: &Begun, left: &Left) -> Option<Precedent> {
-        let forgetting = quiet.forgetting(&self.node, begun.kind, left.again)?;
-        let (tick, forgotten) = (
-            self.node.ipvs.clock().jiffies(self.now),
-            forgetting.of(left.syn),
-        );
-        let known = forgotten.ipvs > tick && forgotten.ct > tick;
-        let touched = quiet.touched(begun.host, begun.port) != 0;
-        (known && !touched).then_some(Precedent {
-            dest: left.owed?,
-            kind: begun.kind,
-            left_again: left.again,
-            again: begun.again.is_some(),
-        })
+    /// What the node's tables would have of a request's port, as far as it is not written out.
+    fn owes(&self, quiet: &Quiet, begun: &Begun) -> Owes {
+        let left = quiet.left.get(begun.host, begun.port);
+        let Some((left, dest)) = left.and_then(|left| Some((left, left.owed?))) else {
+            return Owes::Nothing;
+        };
+        let Some(forgetting) = quiet.forgetting(&self.node, begun.kind, left.again) else {
+            return Owes::Unclear;
+        };
+        let forgotten = forgetting.of(left.syn);
+        let tick = self.node.ipvs.clock().jiffies(self.now);
+        if quiet.touched(begun.host, begun.port) != 0 {
+            Owes::Unclear
+        } else if forgotten.ipvs <= tick {
+            Owes::Forgotten
+        } else if forgotten.ct <= tick {
+            Owes::Unclear
+        } else {
+            Owes::Both(Precedent {
+                dest,
+                kind: begun.kind,
+                left_again: left.again,
+                again: begun.again.is_some(),
+            })
+        }
     }
 
     /// Takes a connection to its end without a look at the tables: nothing is in them of its port, or what the node would do with
     /// the entries that are owed has a precedent. Whether it waits to send its SYN again; `None` if the tables must tell.
     pub(super) fn passes(&mut self, quiet: &mut Quiet, begun: &Begun, slot: u32) -> Option<bool> {
-        let now = self.now;
-        let healthy = quiet.healthy(begun)?;
-        let (over, rests) = (healthy.over, healthy.pod.is_some());
+        let over = quiet.healthy(begun)?.over;
         if !self.is_undisturbed(quiet, over) {
             return None;
         }
         if quiet.direct.servers.is_none() {
             quiet.direct.servers = Some(self.healthy_servers());
         }
-        if quiet
-            .direct
-            .servers
-            .as_deref()
-            .unwrap_or_default()
-            .is_empty()
-        {
+        if quiet.direct.servers.as_ref().is_none_or(Vec::is_empty) {
             return None;
         }
         let client = self.hosts.peek(begun.host);
         let tuple = Tuple::tcp(Endpoint::new(client.to.saddr, begun.port), self.key.addr);
-        let touched = quiet.touched(begun.host, begun.port) != 0;
-        let left = quiet.left.get(begun.host, begun.port).copied();
-        let mut stays = None;
-        match left.and_then(|left| left.owed.map(|_| left)) {
-            None => self.no_table_knows(quiet, &tuple, touched).then_some(())?,
-            Some(left) => {
-                if let Some(like) = self.precedent_of(quiet, begun, &left) {
-                    match quiet.direct.precedent(&like)? {
-                        Known::Stays(address, place) => stays = Some((like.dest, address, place)),
-                        Known::Dropped(cause) => {
-                            return self
-                                .waits_to_send_again(quiet, begun, slot, cause)
-                                .then_some(true);
-                        }
-                    }
-                } else {
-                    let forgetting = quiet.forgetting(&self.node, begun.kind, left.again)?;
-                    let tick = self.node.ipvs.clock().jiffies(now);
-                    if touched || forgetting.of(left.syn).ipvs > tick {
-                        return None;
-                    }
-                    // Nobody remembers them: nothing is there.
-                    quiet.left.paid(begun.host, begun.port);
+        let stays = match self.owes(quiet, begun) {
+            Owes::Nothing if self.no_table_knows(quiet, begun, &tuple) => None,
+            Owes::Forgotten => None,
+            Owes::Both(like) => match quiet.direct.precedent(&like)? {
+                Known::Stays(address, place) => Some((like.dest, address, place)),
+                Known::Dropped(cause) => {
+                    let waits = self.waits_to_send_again(quiet, begun, slot, cause);
+                    return waits.then_some(true);
                 }
-            }
-        }
+            },
+            Owes::Nothing | Owes::Unclear => return None,
+        };
+        self.goes_on(quiet, begun, &tuple, stays)?;
+        Some(false)
+    }
+
+    /// Takes a connection to its end that goes to the pod of its entry's real server, or else to that of the scheduler's choice;
+    /// `None`, with nothing changed, if the socket of an earlier use of its port is in its way.
+    fn goes_on(
+        &mut self,
+        quiet: &mut Quiet,
+        begun: &Begun,
+        tuple: &Tuple,
+        stays: Option<(DestId, Endpoint, u32)>,
+    ) -> Option<()> {
         // What its earlier uses left in the tables of pods.
+        let rests = quiet.healthy(begun)?.pod.is_some();
+        let touched = quiet.touched(begun.host, begun.port) != 0;
         let mut meets = None;
         if (touched || rests) && self.pods.have_a_socket_towards(tuple.src) {
             let only = stays.map(|(_, address, place)| (address, place));
             meets = Some(self.meets_at_pods(quiet, begun, only)?);
         }
-        let turn = self.node.ipvs.turn(self.key)?;
+        let mut turn = None;
         let (dest, to, place) = match stays {
             Some(stays) => stays,
             None => {
-                let (dest, to) = self.node.foresee(&tuple)?;
+                turn = self.node.ipvs.turn(self.key);
+                let (dest, to) = self.node.ipvs.choose_foreseen(tuple)?;
                 let servers = quiet.direct.servers.as_deref().unwrap_or_default();
                 let place = servers.iter().find(|(address, _)| *address == to);
                 (dest, to, place.map_or(u32::MAX, |(_, place)| *place))
@@ -119,24 +122,21 @@ impl World<'_> {
             None => self.number_at_pod(quiet, begun, place),
         };
         let Some(theirs) = met else {
-            if stays.is_none() {
+            if let Some(turn) = turn {
                 self.node.ipvs.unchoose(self.key, turn);
             }
             return None;
         };
-        quiet.left.paid(begun.host, begun.port);
         self.observer.syn(to);
         self.note_packets(1);
         quiet.untouch(begun.host, begun.port);
-        self.leaves(quiet, begun, (place, theirs), Some(dest), meets.is_some());
-        if quiet.left.may_wait() {
-            let forgotten = quiet.remembered;
-            quiet.left.owe(now, forgotten, begun.host, begun.port);
-        } else {
+        self.leaves(quiet, begun, (place, theirs), meets.is_some());
+        quiet.left.owe(self.now, begun, dest);
+        if !quiet.left.may_wait() {
             self.pay(quiet, begun.host, begun.port);
         }
         self.passed(quiet, begun);
-        Some(false)
+        Some(())
     }
 
     /// The number that a pod gives to the connection of a request, whose port has no socket in the pod's table; `None` if the
@@ -155,7 +155,8 @@ impl World<'_> {
     }
 
     /// Whether the node's tables have nothing of a client's port.
-    fn no_table_knows(&self, quiet: &Quiet, tuple: &Tuple, touched: bool) -> bool {
+    fn no_table_knows(&self, quiet: &Quiet, begun: &Begun, tuple: &Tuple) -> bool {
+        let touched = quiet.touched(begun.host, begun.port) != 0;
         let servers = quiet.direct.servers.as_deref().unwrap_or_default();
         let answers = |server: &(Endpoint, u32)| Tuple::tcp(server.0, tuple.src);
         let ct = &self.node.ct;
@@ -172,27 +173,30 @@ impl World<'_> {
         slot: u32,
         cause: Cause,
     ) -> bool {
-        let resent = quiet.over_again(begun.kind) < Span(u64::MAX);
-        // Of requests that are listed one by one more is to be told; at the next tick the entries are gone.
-        if !resent
-            || self.observer.options().requests_max > 0
-            || self.next_control() <= self.now + TICK_MAX
-        {
+        // At the next tick the entries are gone.
+        if !self.may_send_again(quiet, begun) || self.next_control() <= self.now + TICK_MAX {
             return false;
         }
-        let again = self.hosts.peek(begun.host).client.sends_again(begun.start);
         quiet.left.paid(begun.host, begun.port);
         self.note_packets(1);
-        self.send_again(quiet, begun, slot, (again, cause));
+        self.send_again(quiet, begun, slot, cause);
         true
     }
 
+    /// Whether a request whose SYN is dropped may wait for its second one here.
+    fn may_send_again(&self, quiet: &Quiet, begun: &Begun) -> bool {
+        let resent = quiet.over_again(begun.kind) < Span(u64::MAX);
+        // Of requests that are listed one by one more is to be told.
+        begun.again.is_none() && resent && self.observer.options().requests_max == 0
+    }
+
     /// Files the second SYN of a request.
-    fn send_again(&mut self, quiet: &mut Quiet, begun: &Begun, slot: u32, again: (Instant, Cause)) {
-        quiet.direct.begun[slot as usize].again = Some(again);
+    fn send_again(&mut self, quiet: &mut Quiet, begun: &Begun, slot: u32, cause: Cause) {
+        let again = self.hosts.peek(begun.host).client.sends_again(begun.start);
+        quiet.direct.begun[slot as usize].again = Some((again, cause));
         quiet.direct.resending += 1;
         let event = Event::QuietResend(slot);
-        self.queue.at_turn(again.0, begun.turn, event);
+        self.queue.at_turn(again, begun.turn, event);
     }
 
     /// The number that a pod gives to a connection which it begins so.
@@ -209,7 +213,7 @@ impl World<'_> {
         begun: &Begun,
         only: Option<(Endpoint, u32)>,
     ) -> Option<Vec<(u32, u32)>> {
-        let (mut syn, _, _) = self.syn_of(begun)?;
+        let (mut syn, _) = self.syn_of(begun)?;
         let all = quiet.direct.servers.as_deref().unwrap_or_default();
         let servers = only.as_ref().map_or(all, std::slice::from_ref);
         let mut theirs = Vec::with_capacity(servers.len());
@@ -238,37 +242,30 @@ impl World<'_> {
         self.pods.expect_quiet(place, at, syn, rests, here.as_ref())
     }
 
-    /// The SYN of a request, what it begins with, and when it is sent again if it was the first.
-    fn syn_of(&self, begun: &Begun) -> Option<(Segment, Begin, Option<Instant>)> {
+    /// The SYN of a request, and what it begins with.
+    fn syn_of(&self, begun: &Begun) -> Option<(Segment, Begin)> {
         let client = self.hosts.peek(begun.host);
         let (to, client) = (client.to, &client.client);
         match begun.again {
-            None => {
-                let (syn, own, again) = client.first_syn(begun.start, to, begun.port);
-                Some((syn, own, Some(again)))
-            }
-            Some((again, _)) => {
-                let (syn, own) = client.second_syn(begun.start, again, to, begun.port)?;
-                Some((syn, own, None))
-            }
+            None => Some(client.first_syn(begun.start, to, begun.port)),
+            Some((again, _)) => client.second_syn(begun.start, again, to, begun.port),
         }
     }
 
     /// Lets the node decide on the SYN of a connection, and takes it to its end if it goes to a pod that serves; waits for it to
     /// be sent again if it is dropped; else it goes on packet by packet. Whether it waits.
     pub(super) fn passes_known(&mut self, quiet: &mut Quiet, begun: &Begun, place: u32) -> bool {
-        let left = quiet.left.get(begun.host, begun.port).copied();
-        let like = left.and_then(|left| self.precedent_of(quiet, begun, &left));
+        let owes = self.owes(quiet, begun);
         self.pay(quiet, begun.host, begun.port);
         self.settle_left(quiet, begun.host, begun.port);
         self.collect_beside(quiet);
-        let Some((syn, own, again)) = self.syn_of(begun) else {
+        let Some((syn, own)) = self.syn_of(begun) else {
             return false;
         };
         let before = self.node.ipvs.table().find_in(&syn.tuple);
         let decision = self.node.packet(self.now, &syn, &mut self.node_rng);
         self.note_packets(1);
-        if let Some((entry, ct, to)) = self.takes_up(quiet, begun, &syn, &decision, own) {
+        if let Some((entry, ct, (to, at))) = self.takes_up(quiet, begun, &syn, &decision, own) {
             if let Some(server) = self.server_of(&decision) {
                 self.observer.syn(server);
             }
@@ -276,40 +273,34 @@ impl World<'_> {
             if quiet.left.may_wait() && before.is_none_or(|before| before == entry) {
                 let dest = self.node.ipvs.table().get(entry).dest();
                 self.node.take_back(entry, ct);
-                quiet.left.owe_left(self.now, quiet.remembered, begun, dest);
-                if let Some(like) = like {
-                    let place = self.pods.at(to.ip).unwrap_or(u32::MAX);
-                    let known = Known::Stays(to, place);
-                    quiet.direct.precedents.push((like, known));
+                quiet.left.owe(self.now, begun, dest);
+                if let Owes::Both(like) = owes {
+                    quiet.direct.learn(like, Known::Stays(to, at));
                 }
             }
             self.passed(quiet, begun);
             return false;
         }
-        let resent = quiet.over_again(begun.kind) < Span(u64::MAX);
-        // Of requests that are listed one by one more is to be told.
-        if let (Verdict::Drop, Some(again), Some(cause), true, 0) = (
-            decision.verdict,
-            again,
-            trouble(decision.rule, false),
-            resent,
-            self.observer.options().requests_max,
-        ) {
+        if decision.verdict == Verdict::Drop
+            && self.may_send_again(quiet, begun)
+            && let Some(cause) = trouble(decision.rule, false)
+        {
             let goes = |id| self.node.ipvs.table().get(id).is_expiring();
-            if let Some(like) = like
+            if let Owes::Both(like) = owes
                 && before.is_some_and(goes)
                 && !self.node.ct.knows(&syn.tuple)
             {
-                quiet.direct.precedents.push((like, Known::Dropped(cause)));
+                quiet.direct.learn(like, Known::Dropped(cause));
             }
-            self.send_again(quiet, begun, place, (again, cause));
+            self.send_again(quiet, begun, place, cause);
             return true;
         }
         self.goes_on_by_packets(quiet, begun, &syn, &decision);
         false
     }
 
-    /// Leaves what the packets after the SYN will leave, if nothing is in their way: the entries, and the address of the pod.
+    /// Leaves what the packets after the SYN will leave, if nothing is in their way: the entries, and address and place
+    /// of the pod.
     fn takes_up(
         &mut self,
         quiet: &mut Quiet,
@@ -317,7 +308,7 @@ impl World<'_> {
         syn: &Segment,
         decision: &Decision,
         own: Begin,
-    ) -> Option<(EntryId, u32, Endpoint)> {
+    ) -> Option<(EntryId, u32, (Endpoint, u32))> {
         let healthy = quiet.healthy(begun)?;
         if !self.is_undisturbed(quiet, healthy.over) {
             return None;
@@ -333,18 +324,16 @@ impl World<'_> {
         let number = self.chosen_number(place, syn.tuple.src, theirs)?;
         // Nothing is in the way.
         self.foresee_at_node(quiet.healthy(begun)?, entry, ct, [own.isn, theirs.isn]);
-        self.leaves(quiet, begun, (place, number), None, true);
-        Some((entry, ct, out.tuple.dst))
+        self.leaves(quiet, begun, (place, number), true);
+        Some((entry, ct, (out.tuple.dst, place)))
     }
 
-    /// Notes what a connection leaves at its pod, and at the node if its entries there are `owed`. `known`: pods may have sockets of
-    /// its port.
+    /// Notes what a connection leaves at its pod. `known`: pods may have sockets of its port.
     fn leaves(
         &mut self,
         quiet: &mut Quiet,
         begun: &Begun,
         (place, theirs): (u32, u32),
-        owed: Option<DestId>,
         known: bool,
     ) {
         let (now, host, port) = (self.now, begun.host, begun.port);
@@ -355,10 +344,9 @@ impl World<'_> {
             syn: now,
             numbers: [own, theirs],
             place,
-            owed,
+            owed: None,
             again: begun.again.is_some(),
-            // The packet path has written the sequence numbers.
-            settled: owed.is_none(),
+            settled: true,
         };
         let since = Instant(now.0.saturating_sub(quiet.forgotten.0));
         quiet.left.make_older(host, port, place, since);
@@ -368,7 +356,7 @@ impl World<'_> {
             && let Some(pod) = &mut pod.pod
         {
             // One that was written out makes room.
-            pod.take_back(peer);
+            pod.leave_rest(peer);
         }
         quiet.left.set(self.hosts.peek(host), host, port, left);
     }
