@@ -170,11 +170,12 @@ impl Client {
     #[inline]
     fn known(&self, to: Destination) -> Option<u32> {
         match self.ports.first() {
-            Some(first) if first.to == to => Some(0),
+            Some(first) if first.to.is(to) => Some(0),
             _ => self.index.get(&to).copied(),
         }
     }
 
+    #[inline]
     pub(super) fn dest(&mut self, to: Destination) -> u32 {
         if let Some(at) = self.known(to) {
             return at;
@@ -288,7 +289,7 @@ impl Client {
         };
         let usable = Usable {
             busy: Some(&ports.busy),
-            excluded: Some(&self.excluded),
+            excluded: (!self.excluded.is_empty()).then_some(&self.excluded),
             waiting: (!ports.waiting.is_empty()).then_some((&ports.waiting, reusable)),
         };
         chooser

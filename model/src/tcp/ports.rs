@@ -173,7 +173,8 @@ struct Walk {
 impl Walk {
     fn find(&self, usable: &impl PortSet) -> Option<(u16, u32)> {
         let step = self.step.ports();
-        let before_wrap = (self.end - self.start).div_ceil(step).min(self.count);
+        // A division by one or two.
+        let before_wrap = ((self.end - self.start + step - 1) >> (step - 1)).min(self.count);
         let stop = (self.start + before_wrap * step).min(self.end);
         if let Some(port) = usable.first_usable(self.start, stop, self.step) {
             return Some((port, u32::from(port) - self.start));
@@ -231,7 +232,7 @@ impl PortChooser {
     /// The offset of a destination's ports; most hosts have one destination.
     fn port_offset(&mut self, to: Destination) -> u32 {
         match self.offset {
-            Some((known, offset)) if known == to => offset,
+            Some((known, offset)) if known.is(to) => offset,
             _ => {
                 let offset = self.secret.port_offset(to);
                 self.offset = Some((to, offset));

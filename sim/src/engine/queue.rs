@@ -38,11 +38,22 @@ const NO_LINE: usize = usize::MAX;
 /// More lanes than this are not worth a look at each event.
 const LINES_MAX: usize = 12;
 
-/// When, and in which order of scheduling.
-type Key = (Instant, u64);
+/// When, and in which order of scheduling: one number, which is compared at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key(u128);
 
 /// After every event.
-const NEVER: Key = (Instant::NEVER, u64::MAX);
+const NEVER: Key = Key::new(Instant::NEVER, u64::MAX);
+
+impl Key {
+    const fn new(when: Instant, turn: u64) -> Self {
+        Self((when.0 as u128) << 64 | turn as u128)
+    }
+
+    const fn when(self) -> Instant {
+        Instant((self.0 >> 64) as u64)
+    }
+}
 
 /// A key and the slot of the event.
 type Pending = (Key, u32);
@@ -65,6 +76,9 @@ pub struct Queue<E> {
     fronts: Vec<Key>,
     /// The earliest of them, and its line.
     best: (Key, usize),
+    /// The event that comes before all others, if it was sent as such, with its line, which is empty or later: most packets
+    /// are alone on their way.
+    alone: Option<(Key, usize, E)>,
     /// Buckets up to this one are in `near` and `late`.
     bucket: u64,
     /// What is left of the bucket, the last event first.
@@ -91,6 +105,7 @@ impl<E> Default for Queue<E> {
             lines: Vec::new(),
             fronts: Vec::new(),
             best: (NEVER, 0),
+            alone: None,
             bucket: 0,
             near: Vec::new(),
             late: BinaryHeap::new(),
@@ -142,16 +157,29 @@ impl<E> Queue<E> {
     /// Sends an event down a lane. `now` must not go back between calls.
     #[inline]
     pub fn send(&mut self, now: Instant, lane: Lane, event: E) {
-        self.push(lane, now + lane.delay, event);
+        let when = now + lane.delay;
+        if self.alone.is_none()
+            && lane.line < self.lines.len()
+            && when.0 >> BUCKET_SHIFT < self.next
+            && when < self.first().0.when()
+        {
+            self.sequence += 1;
+            let key = Key::new(when, self.sequence);
+            self.alone = Some((key, lane.line, event));
+            return;
+        }
+        self.push(lane, when, event);
     }
 
     #[inline]
     fn push(&mut self, lane: Lane, when: Instant, event: E) {
-        let Some(line) = self.lines.get_mut(lane.line) else {
+        if lane.line >= self.lines.len() {
             return self.at(when, event);
-        };
+        }
         self.sequence += 1;
-        let key = (when, self.sequence);
+        let key = Key::new(when, self.sequence);
+        self.makes_way(key);
+        let line = &mut self.lines[lane.line];
         if line.waiting.is_empty() {
             self.fronts[lane.line] = key;
             if key < self.best.0 {
@@ -159,6 +187,20 @@ impl<E> Queue<E> {
             }
         }
         line.waiting.push_back((key, event));
+    }
+
+    /// What is to be scheduled may come before the event that was the first of all.
+    #[inline]
+    fn makes_way(&mut self, key: Key) {
+        if self.alone.as_ref().is_some_and(|(alone, ..)| key < *alone)
+            && let Some((alone, line, event)) = self.alone.take()
+        {
+            self.lines[line].waiting.push_front((alone, event));
+            self.fronts[line] = alone;
+            if alone < self.best.0 {
+                self.best = (alone, line);
+            }
+        }
     }
 
     /// A turn for an event that is scheduled later, and that comes before all that are scheduled from now on for its moment.
@@ -176,7 +218,8 @@ impl<E> Queue<E> {
 
     /// Schedules an event at a moment that is not over, with the turn that it had.
     pub fn at_turn(&mut self, when: Instant, turn: Turn, event: E) {
-        let key = (when, turn.0);
+        let key = Key::new(when, turn.0);
+        self.makes_way(key);
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.events[slot as usize] = Some(event);
@@ -274,8 +317,15 @@ impl<E> Queue<E> {
     /// Takes the next event if it is not after `until`.
     #[inline]
     pub fn pop(&mut self, until: Instant) -> Option<(Instant, E)> {
+        if let Some((key, ..)) = &self.alone {
+            if key.when() > until {
+                return None;
+            }
+            return self.alone.take().map(|(key, _, event)| (key.when(), event));
+        }
         let (when, source) = loop {
-            let ((when, _), source) = self.first();
+            let (key, source) = self.first();
+            let when = key.when();
             if when.0 >> BUCKET_SHIFT < self.next {
                 break (when, source);
             }
@@ -306,7 +356,7 @@ impl<E> Queue<E> {
     /// Events that wait.
     pub fn len(&self) -> usize {
         let lines = self.lines.iter().map(|line| line.waiting.len());
-        lines.sum::<usize>() + self.events.len() - self.free.len()
+        lines.sum::<usize>() + usize::from(self.alone.is_some()) + self.events.len() - self.free.len()
     }
 
     /// Whether nothing waits.

@@ -224,8 +224,10 @@ impl World<'_> {
         let (now, host) = (self.now, request.host);
         self.observer.attempt(request);
         self.observer.connection();
-        let ended = self.conns.get(host, port).map(|conn| conn.ended);
-        let idle = ended.map(|ended| now.since(ended));
+        // Told of requests that are listed one by one.
+        let listed = self.observer.options().requests_max > 0;
+        let conn = listed.then(|| self.conns.get(host, port)).flatten();
+        let idle = conn.map(|conn| now.since(conn.ended));
         let client = self.hosts.get(host);
         client.client.hold(client.to, port);
         let Some(quiet) = &mut self.quiet else { return };

@@ -107,7 +107,10 @@ impl World<'_> {
         let (dest, to, place) = match stays {
             Some(stays) => stays,
             None => {
-                turn = self.node.ipvs.turn(self.key);
+                // Only a socket at a pod can be in the way.
+                if rests || meets.is_some() {
+                    turn = self.node.ipvs.turn(self.key);
+                }
                 let (dest, to) = self.node.ipvs.choose_foreseen(tuple)?;
                 let servers = quiet.direct.servers.as_deref().unwrap_or_default();
                 let place = servers.iter().find(|(address, _)| *address == to);
