@@ -83,6 +83,8 @@ pub enum Content {
         error: IcmpError,
         /// Its receiver.
         to: Ipv4Addr,
+        /// Identification of the IP header that it quotes.
+        quoted: u16,
     },
     /// None of the model's business, and why.
     Skipped(&'static str),
@@ -402,5 +404,6 @@ fn decode_icmp(ip: &Ip<'_>) -> Option<Content> {
             about,
         },
         to: ip.dst,
+        quoted: inner.id,
     })
 }

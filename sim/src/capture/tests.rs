@@ -334,20 +334,20 @@ fn every_link_type_leads_to_the_segment() {
 
 #[test]
 fn icmp_errors_carry_the_tuple_they_are_about() {
-    let inner = write::ipv4_bytes(&sample_segment(), 64, 1);
+    let inner = write::ipv4_bytes(&sample_segment(), 64, 7);
     let icmp = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &inner[..28]].concat();
     let mut ip = write::ipv4_bytes(&sample_segment(), 64, 1)[..20].to_vec();
     ip[9] = 1;
     ip[2..4].copy_from_slice(&(20 + icmp.len() as u16).to_be_bytes());
     ip.extend(icmp);
-    let Content::Icmp { error, to } = decode(Stamp(0), 1, link::RAW, &ip).content else {
+    let Content::Icmp { error, to, quoted } = decode(Stamp(0), 1, link::RAW, &ip).content else {
         panic!("no ICMP");
     };
     assert_eq!(
         (error.kind, error.about),
         (IcmpKind::PortUnreachable, sample_segment().tuple)
     );
-    assert_eq!(to, Ipv4Addr::new(10, 0, 0, 2));
+    assert_eq!((to, quoted), (Ipv4Addr::new(10, 0, 0, 2), 7));
 }
 
 #[test]

@@ -34,8 +34,17 @@ pub(super) enum Seen {
 pub(super) struct Unreachable {
     /// The packet that the error quotes.
     pub about: Tuple,
-    /// The error came within a packet's transit of that packet.
+    /// The error came within a packet's transit of that packet, and no other came with it that quotes an older one.
     pub at_once: bool,
+}
+
+/// An ICMP error "host unreachable" among the events ahead.
+#[derive(Clone, Copy)]
+struct Told {
+    at: Stamp,
+    about: Tuple,
+    /// Its packet entered within a packet's transit before.
+    fresh: bool,
 }
 
 /// Events with a look-ahead.
@@ -121,37 +130,58 @@ impl Ahead {
     }
 
     /// The node's ICMP errors "host unreachable" that follow within `span`.
+    ///
+    /// A host without a route is refused packet by packet. A neighbour that fails gives up all that waited for it in one
+    /// moment: the oldest first, and rarely one that had only just come.
     pub(super) fn unreachable_within(
         &mut self,
         at: Stamp,
         span: Span,
-    ) -> Result<impl Iterator<Item = Unreachable> + '_, ReadError> {
+    ) -> Result<Vec<Unreachable>, ReadError> {
         let until = Stamp(at.0.saturating_add(span.0));
         self.reach(until)?;
-        let transit = self.transit;
-        let packets = self
-            .held
-            .iter()
-            .take_while(move |event| event.at <= until && !event.stepped_back)
-            .filter_map(|event| match &event.body {
-                Body::Packet(packet) => Some((event.at, packet)),
-                _ => None,
-            });
-        let quoted = packets.clone();
-        Ok(
-            packets.filter_map(move |(at, packet)| match &packet.content {
-                Content::Icmp { error, .. } if error.kind == IcmpKind::HostUnreachable => {
-                    let mut asked = quoted.clone().filter(|(then, other)| {
-                        *then <= at && at.since(*then) <= transit && is_tuple(other, &error.about)
-                    });
-                    Some(Unreachable {
-                        about: error.about,
-                        at_once: asked.next().is_some(),
-                    })
-                }
-                _ => None,
-            }),
-        )
+        let ahead = |event: &&Event| event.at <= until && !event.stepped_back;
+        let mut told = Vec::<Told>::new();
+        for event in self.held.iter().take_while(ahead) {
+            let Body::Packet(packet) = &event.body else {
+                continue;
+            };
+            if let Content::Icmp { error, quoted, .. } = &packet.content
+                && error.kind == IcmpKind::HostUnreachable
+            {
+                let about = error.about;
+                let asked = |event: &Event| match &event.body {
+                    Body::Packet(other) => is_quoted(other, &about, *quoted),
+                    _ => false,
+                };
+                let recent = |event: &&Event| packet.at.since(event.at) <= self.transit;
+                let before = self.held.iter().take_while(ahead);
+                let mut before = before.filter(|event| event.at <= packet.at).filter(recent);
+                told.push(Told {
+                    at: packet.at,
+                    about,
+                    fresh: before.any(asked),
+                });
+            }
+        }
+        let beside = |one: &Told, other: &Told| one.at.0.abs_diff(other.at.0) <= self.transit.0;
+        let errors = told.iter().map(|one| Unreachable {
+            about: one.about,
+            at_once: told.iter().all(|other| other.fresh || !beside(one, other)),
+        });
+        Ok(errors.collect())
+    }
+
+    /// Whether anything goes to a host or comes from it within `span`, as the node sees it.
+    pub(super) fn hears_of(
+        &mut self,
+        at: Stamp,
+        span: Span,
+        host: Ipv4Addr,
+    ) -> Result<bool, ReadError> {
+        self.touches(at, span, |tuple| {
+            tuple.dst.ip == host || tuple.src.ip == host
+        })
     }
 
     /// Where the next packet goes that `from` sends within `span` to a receiver that `is_wanted`.
@@ -264,7 +294,7 @@ impl Ahead {
                 fitting += 1;
                 if first.is_none() {
                     first = Some((packet.number, packet.at, seen));
-                    // An ICMP error quotes the tuple only: any packet of it may be meant.
+                    // An ICMP error quotes tuple and identification: any packet that has both may be meant.
                     askers = match seen {
                         Seen::Icmp(_) => of_tuple,
                         _ => 1 + between.iter().filter(|(p, s)| asks(p, s, packet)).count(),
@@ -278,7 +308,9 @@ impl Ahead {
                     Content::Segment { segment, .. } => Some(segment),
                     _ => None,
                 };
-                of_tuple += usize::from(other.is_some_and(|other| other.tuple == segment.tuple));
+                let copy =
+                    |other: &Segment| other.tuple == segment.tuple && packet.ip_id == entered.ip_id;
+                of_tuple += usize::from(other.is_some_and(copy));
                 between.extend(other.map(|other| (packet, other)));
             }
         }
@@ -296,8 +328,10 @@ impl Ahead {
     }
 }
 
-fn is_tuple(packet: &Packet, tuple: &Tuple) -> bool {
-    matches!(&packet.content, Content::Segment { segment, .. } if segment.tuple == *tuple)
+/// Whether an ICMP error that quotes this tuple and identification is about the packet.
+fn is_quoted(packet: &Packet, tuple: &Tuple, ip_id: u16) -> bool {
+    packet.ip_id == ip_id
+        && matches!(&packet.content, Content::Segment { segment, .. } if segment.tuple == *tuple)
 }
 
 /// What `packet` says of the fate of `segment`, if anything.
@@ -318,7 +352,10 @@ fn fate(
                 Seen::Nothing
             }
         }
-        Content::Icmp { error, to } if is_about(segment, *to, &error.about, &is_server, inward) => {
+        Content::Icmp { error, to, quoted }
+            if *quoted == entered.ip_id
+                && is_about(segment, *to, &error.about, &is_server, inward) =>
+        {
             Seen::Icmp(error.kind)
         }
         _ => Seen::Nothing,

@@ -3,7 +3,10 @@
 //!
 //! A host without a route is refused at once, before the packet leaves the tables unconfirmed. A neighbour that does not
 //! answer ARP is refused only after the kernel has asked three times, a second apart; until then its packets wait where no
-//! capture sees them, and the error may fall to the rate limit.
+//! capture sees them, and the errors may fall to the rate limit: a client is sent six at once and one a second, whichever
+//! real server they are about, so that of two that die together one may never be named.
+
+use std::net::Ipv4Addr;
 
 use ipvs_model::node::{Decision, Verdict};
 use ipvs_model::segment::{IcmpKind, Segment, Tuple};
@@ -41,7 +44,9 @@ impl Replay<'_> {
                 self.node.set_unreachable(left.tuple.dst.ip, false);
             }
             Seen::Icmp(IcmpKind::HostUnreachable) => {
-                if let Some((_, dest)) = self.entry_of(segment, true) {
+                if let Some((_, dest)) = self.entry_of(segment, true)
+                    && !self.silent.contains(&dest.ip)
+                {
                     self.node.set_unreachable(dest.ip, true);
                 }
             }
@@ -52,6 +57,7 @@ impl Replay<'_> {
     /// Whether the packet may go to a real server of which the node will say that it is not reached.
     pub(super) fn may_be_dead(
         &self,
+        segment: &Segment,
         inward: bool,
         seen: Seen,
         ahead: &mut Ahead,
@@ -59,11 +65,15 @@ impl Replay<'_> {
         if !inward || self.setup.exact {
             return Ok(false);
         }
+        let known = self.entry_of(segment, true);
+        if known.is_some_and(|(_, dest)| self.silent.contains(&dest.ip)) {
+            return Ok(false);
+        }
         match seen {
             Seen::Icmp(IcmpKind::HostUnreachable) => Ok(true),
             Seen::Nothing => {
                 let at = self.stamp();
-                Ok(ahead.unreachable_within(at, ASKS)?.next().is_some())
+                Ok(!ahead.unreachable_within(at, ASKS)?.is_empty())
             }
             _ => Ok(false),
         }
@@ -72,6 +82,7 @@ impl Replay<'_> {
     /// Why the real server to which the model sends a packet is not reached, if the node says so soon.
     pub(super) fn why_dead(
         &self,
+        client: Ipv4Addr,
         decision: &Decision,
         seen: Seen,
         ahead: &mut Ahead,
@@ -79,27 +90,39 @@ impl Replay<'_> {
         let Verdict::Forward(out) = decision.verdict else {
             return Ok(None);
         };
-        if seen == Seen::Icmp(IcmpKind::HostUnreachable) {
-            return Ok(Some(Dead::NoRoute));
-        }
-        if seen != Seen::Nothing {
-            return Ok(None);
-        }
         let dest = out.tuple.dst;
+        match seen {
+            Seen::Nothing | Seen::Icmp(IcmpKind::HostUnreachable)
+                if self.silent.contains(&dest.ip) =>
+            {
+                return Ok(Some(Dead::Silent));
+            }
+            Seen::Icmp(IcmpKind::HostUnreachable) => return Ok(Some(Dead::NoRoute)),
+            Seen::Nothing => {}
+            _ => return Ok(None),
+        }
         let leads = |about: &Tuple| about.dst == dest || self.node.bound_to(about) == Some(dest);
-        let mut errors = ahead.unreachable_within(self.stamp(), ASKS)?;
-        let found = errors.find(|error| leads(&error.about));
-        Ok(found.map(|error| match error.at_once {
-            true => Dead::NoRoute,
-            false => Dead::Silent,
-        }))
+        let errors = ahead.unreachable_within(self.stamp(), ASKS)?;
+        if let Some(error) = errors.iter().find(|error| leads(&error.about)) {
+            return Ok(Some(match error.at_once {
+                true => Dead::NoRoute,
+                false => Dead::Silent,
+            }));
+        }
+        // The errors about it were withheld if the client's allowance went to another real server's.
+        let mut others = errors.iter().filter(|error| !error.at_once);
+        let spent = others.any(|error| error.about.src.ip == client);
+        let silent = spent && !ahead.hears_of(self.stamp(), ASKS, dest.ip)?;
+        Ok(silent.then_some(Dead::Silent))
     }
 
-    /// Judges a packet that the model forwards and the capture does not show to leave.
+    /// Judges a packet that the model forwards and the capture does not show to leave, or that came just before its
+    /// neighbour entry failed.
     pub(super) fn judge_silence(&self, decision: &Decision, seen: Seen, outcome: Match) -> Match {
         match decision.verdict {
             Verdict::Forward(out)
-                if seen == Seen::Nothing && self.silent.contains(&out.tuple.dst.ip) =>
+                if matches!(seen, Seen::Nothing | Seen::Icmp(IcmpKind::HostUnreachable))
+                    && self.silent.contains(&out.tuple.dst.ip) =>
             {
                 Match::Unknown(SILENT)
             }
@@ -120,9 +143,10 @@ impl Replay<'_> {
         if matches!(compare(&decision, seen), Match::Yes) {
             return Ok(decision);
         }
-        let (Some(why), Verdict::Forward(out)) =
-            (self.why_dead(&decision, seen, ahead)?, decision.verdict)
-        else {
+        let (Some(why), Verdict::Forward(out)) = (
+            self.why_dead(segment.tuple.src.ip, &decision, seen, ahead)?,
+            decision.verdict,
+        ) else {
             return Ok(decision);
         };
         match why {

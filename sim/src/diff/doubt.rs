@@ -125,7 +125,9 @@ impl Replay<'_> {
                 again
             }
             (_, Verdict::Forward(out), Seen::Nothing)
-                if made_entry(decision.ct) && self.lapsed_lately(&out.tuple) =>
+                if made_entry(decision.ct)
+                    && !self.silent.contains(&out.tuple.dst.ip)
+                    && self.lapsed_lately(&out.tuple) =>
             {
                 self.node.ct.delete_tuple(now, &segment.tuple);
                 self.node.ct.delete_tuple(now, &out.tuple);

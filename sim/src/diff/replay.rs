@@ -14,6 +14,7 @@ use ipvs_model::sysctl::Sysctls;
 use ipvs_model::time::{Clock, Instant, Jiffies, Span};
 
 use super::ahead::{Ahead, Seen};
+use super::dead::SILENT;
 use super::drawn::Drawn;
 use super::phase::Evidence;
 use super::report::{Class, Divergence, Report};
@@ -350,12 +351,13 @@ impl<'a> Replay<'a> {
             (before, _) => before,
         };
         let found = self.entry_of(segment, inward);
-        let mut decision = match self.may_be_dead(inward, seen, ahead)? {
+        let mut decision = match self.may_be_dead(segment, inward, seen, ahead)? {
             true => self.run_where_dead(segment, inward, seen, ahead)?,
             false => self.run_packet(segment, inward, seen),
         };
+        let outcome = self.judge_silence(&decision, seen, compare(&decision, seen));
         if let Some((node, schedulers)) = before
-            && !matches!(compare(&decision, seen), Match::Yes)
+            && !matches!(outcome, Match::Yes | Match::Unknown(SILENT))
             && !matches!(seen, Seen::TooEarly)
         {
             let undo = std::mem::replace(&mut self.node, node);

@@ -356,7 +356,8 @@ impl<E> Queue<E> {
     /// Events that wait.
     pub fn len(&self) -> usize {
         let lines = self.lines.iter().map(|line| line.waiting.len());
-        lines.sum::<usize>() + usize::from(self.alone.is_some()) + self.events.len() - self.free.len()
+        lines.sum::<usize>() + usize::from(self.alone.is_some()) + self.events.len()
+            - self.free.len()
     }
 
     /// Whether nothing waits.
