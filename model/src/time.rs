@@ -280,6 +280,15 @@ impl Clock {
             TimerEra::Wheel => 1 << (3 * wheel_level(ticks)),
         }
     }
+
+    /// The level of the wheel in which a timer waits that is armed for `ticks`, 0 to 8; 0 where there are no levels.
+    #[inline]
+    pub const fn level(&self, ticks: u64) -> u8 {
+        match self.era {
+            TimerEra::Slack => 0,
+            TimerEra::Wheel => wheel_level(ticks) as u8,
+        }
+    }
 }
 
 /// The wheel level of a delay: the first n below 8 with a delay under 63 * 8^n, else 8. Nine levels: the kernel has eight with

@@ -160,7 +160,7 @@ impl Ipvs {
                 let keep = self.clock.ticks(TRASH_PERIOD_S);
                 let any_left = self.dests.sweep(first, keep);
                 self.trash_timer = any_left.then(|| self.trash_tick(first));
-            } else if let Some((tick, due)) = self.table.take_due(&self.clock, first) {
+            } else if let Some((tick, due)) = self.table.take_due(first) {
                 for id in due {
                     self.expire(tick, id, drop_conntrack);
                 }

@@ -52,6 +52,8 @@ pub struct Entry {
     pub(super) proto: Proto,
     pub(super) state: State,
     pub(super) flags: u8,
+    /// The level of the wheel that its bucket is in.
+    level: u8,
 }
 
 const _: () = assert!(size_of::<Entry>() <= 56);
@@ -166,14 +168,9 @@ impl Entry {
     /// Where the entry's timer stands among those of one tick: outer levels of the wheel run first, and in a
     /// bucket the timer that entered it last (`collect_expired_timers`, `enqueue_timer`). One packet arms a template before
     /// the connection that it makes from it (`ip_vs_sched_persist`), so of the two the connection runs first.
-    const fn turn(&self, clock: &Clock) -> (u64, u64, bool) {
-        let ticks = if self.flags & EXPIRING != 0 {
-            0
-        } else {
-            self.timeout as u64
-        };
+    const fn turn(&self) -> (u8, u64, bool) {
         (
-            u64::MAX - clock.lateness_max(ticks),
+            u8::MAX - self.level,
             u64::MAX - self.armed.0,
             self.is_template(),
         )
@@ -321,6 +318,7 @@ impl Table {
             proto,
             state: State::No,
             flags: flags | LIVE,
+            level: 0,
         };
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -372,11 +370,18 @@ impl Table {
 
     /// Moves the timer to the bucket of a tick, for a deadline before it.
     #[inline(always)]
-    fn enqueue(&mut self, now: Instant, id: EntryId, expires: Jiffies, fires: Jiffies) {
+    fn enqueue(
+        &mut self,
+        now: Instant,
+        id: EntryId,
+        expires: Jiffies,
+        (fires, level): (Jiffies, u8),
+    ) {
         let entry = &mut self.slots[id.0 as usize];
         let filed = entry.filed();
-        if entry.fires != fires {
-            (entry.fires, entry.armed) = (fires, now);
+        // Within its bucket a timer keeps its place (`__mod_timer`); one of another level is another bucket.
+        if entry.fires != fires || entry.level != level {
+            (entry.fires, entry.level, entry.armed) = (fires, level, now);
         }
         entry.late = (fires.0 - expires.0) as u32;
         if fires < filed {
@@ -394,7 +399,8 @@ impl Table {
         let ticks = u64::from(entry.timeout);
         entry.flags &= !EXPIRING;
         let expires = clock.deadline(now.tick, ticks);
-        self.enqueue(now.at, id, expires, clock.fires(expires, ticks));
+        let bucket = (clock.fires(expires, ticks), clock.level(ticks));
+        self.enqueue(now.at, id, expires, bucket);
     }
 
     /// Restarts the timer of an entry whose deadline is `left` ticks away.
@@ -403,7 +409,8 @@ impl Table {
         let ticks = u64::from(entry.timeout);
         entry.flags &= !EXPIRING;
         let expires = clock.jiffies(now) + left;
-        self.enqueue(now, id, expires, clock.fires(expires, ticks));
+        let bucket = (clock.fires(expires, ticks), clock.level(ticks));
+        self.enqueue(now, id, expires, bucket);
     }
 
     /// Makes the entry expire at the next tick, unless it is overdue already (`ip_vs_conn_expire_now`).
@@ -413,7 +420,7 @@ impl Table {
         if entry.expires() > tick {
             entry.flags |= EXPIRING;
             // Moved to a tick that is already being served: it runs with the one that follows.
-            self.enqueue(now.at, id, tick, tick + 1);
+            self.enqueue(now.at, id, tick, (tick + 1, 0));
         }
     }
 
@@ -424,11 +431,7 @@ impl Table {
     }
 
     /// Takes the entries of the earliest tick up to `now` at which any timer fires, in the order of their turns.
-    pub(super) fn take_due(
-        &mut self,
-        clock: &Clock,
-        now: Jiffies,
-    ) -> Option<(Jiffies, Vec<EntryId>)> {
+    pub(super) fn take_due(&mut self, now: Jiffies) -> Option<(Jiffies, Vec<EntryId>)> {
         loop {
             let (tick, slots) = self.timers.pop_due(now)?;
             let mut due = Vec::new();
@@ -448,7 +451,7 @@ impl Table {
             self.timers.recycle(slots);
             if !due.is_empty() {
                 // Packets of one nanosecond have no order of their own; their slots give them one.
-                due.sort_unstable_by_key(|id| (self.slots[id.0 as usize].turn(clock), *id));
+                due.sort_unstable_by_key(|id| (self.slots[id.0 as usize].turn(), *id));
                 return Some((tick, due));
             }
         }

@@ -20,6 +20,8 @@ const COLLECTOR_MAX_S: u64 = 120;
 /// Why nothing is said of a clash with an entry that has expired.
 pub(super) const COLLECTED: &str =
     "expired conntrack entry that the collector may or may not have taken";
+/// Why a packet passed in spite of an expired entry that nobody had collected.
+const SAME_BUCKET: &str = "expired conntrack entry in the bucket of a packet's look-up, which deleted it: the node's hash seed put it there";
 /// Why nothing is said of entries that come and go in a full table.
 pub(super) const WHICH_EVICTED: &str =
     "conntrack table full: which entry gives way is its hash's choice";
@@ -102,7 +104,7 @@ impl Replay<'_> {
     ) -> Decision {
         let now = self.jiffies();
         if self.counted {
-            return decision;
+            return self.bucket(segment, inward, seen, decision);
         }
         let why = COLLECTED;
         match (decision.rule, decision.verdict, seen) {
@@ -142,11 +144,53 @@ impl Replay<'_> {
         }
     }
 
+    /// A look-up deletes every expired entry that it meets in its bucket, whatever its tuple (`____nf_conntrack_find`): that one
+    /// was there is the hash seed's choice. It is so rare that a second time in one recording is none.
+    fn bucket(
+        &mut self,
+        segment: &Segment,
+        inward: bool,
+        seen: Seen,
+        decision: Decision,
+    ) -> Decision {
+        let (Verdict::Drop, Seen::Left(left)) = (decision.verdict, seen) else {
+            return decision;
+        };
+        let met = match decision.rule {
+            _ if self.met_in_bucket => return decision,
+            Rule::Conntrack(CtRule::Clash) => {
+                vec![segment.tuple, left.tuple, left.tuple.reversed()]
+            }
+            Rule::Conntrack(CtRule::TableFull) => self.expired().take(1).collect(),
+            _ => return decision,
+        };
+        let (node, schedulers) = (self.node.clone(), self.schedulers.clone());
+        let now = self.jiffies();
+        for tuple in &met {
+            // Looking an expired entry up deletes it.
+            self.node.ct.find(now, tuple);
+        }
+        let again = self.run_packet(segment, inward, seen);
+        if matches!(compare(&again, seen), Match::Yes) {
+            self.met_in_bucket = true;
+            self.report.not_checked(SAME_BUCKET);
+            return again;
+        }
+        (self.node, self.schedulers) = (node, schedulers);
+        decision
+    }
+
+    /// Expired conntrack entries that are still there.
+    fn expired(&self) -> impl Iterator<Item = Tuple> + '_ {
+        let now = self.jiffies();
+        let expired = self.node.ct.iter().filter(move |(_, e)| e.is_expired(now));
+        expired.map(|(_, entry)| entry.orig())
+    }
+
     /// Frees a place in the conntrack table: which entry a full table gives up is its hash's choice.
     fn make_room(&mut self) {
         let now = self.jiffies();
-        let expired = self.node.ct.iter().filter(|(_, e)| e.is_expired(now));
-        let expired = expired.map(|(_, entry)| entry.orig()).collect::<Vec<_>>();
+        let expired = self.expired().collect::<Vec<_>>();
         for tuple in &expired {
             // Looking an expired entry up deletes it.
             self.node.ct.find(now, tuple);

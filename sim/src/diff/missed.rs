@@ -2,16 +2,20 @@
 //!
 //! A packet that left tells what must have entered: the model gets that, so that it stays beside the node. A capture that
 //! proves in this way to have missed packets proves nothing by a packet's absence: then it is compared once more, and what
-//! a missed packet would explain is named and not blamed on the node.
+//! a missed packet would explain is named and not blamed on the node. The other proof is a segment that acknowledges what
+//! nobody was seen to send.
 
 use ipvs_model::conntrack::CtEntry;
+use ipvs_model::ipvs::Listed;
 use ipvs_model::ipvs::service::ServiceKey;
-use ipvs_model::segment::{Endpoint, Flags, Proto, Segment, Tuple};
+use ipvs_model::ipvs::state::State;
+use ipvs_model::node::Decision;
+use ipvs_model::segment::{Endpoint, Flags, Proto, Segment, Tuple, seq_after};
 use ipvs_model::time::Span;
 
 use super::ahead::{Ahead, Seen};
 use super::replay::Replay;
-use super::verdict::Match;
+use super::verdict::{Match, compare};
 use crate::capture::{Event, ReadError};
 
 /// A client whose first SYN was missed sends its next packet within this: an answer comes, or it tries again.
@@ -21,6 +25,8 @@ const ENTERED_UNSEEN: &str =
     "packet that the capture missed on its way in: taken to have entered, from how it left";
 const LEFT_UNSEEN: &str = "packet that left without having been seen to enter";
 const DIRECT: &str = "packet between a real server and a peer that does not ask a service";
+const OTHER_STATE: &str =
+    "packet whose way another one explains that the capture may have missed: it missed others";
 const MAYBE_LEFT: &str =
     "packet that was not seen to leave, in a capture that missed others which did";
 pub(super) const UNSPOKEN: &str = "entry of a service of which the capture has shown no packet";
@@ -128,10 +134,120 @@ impl Replay<'_> {
             || self.direct.contains_key(&(orig.dst, orig.src))
     }
 
-    /// Lets go of conversations that are over.
-    pub(super) fn forget_direct(&mut self) {
+    /// Lets go of conversations that are over, and of numbers that nobody will acknowledge any more.
+    pub(super) fn forget_quiet(&mut self) {
         let recent = self.now() - Span::from_secs(600);
         self.direct.retain(|_, at| *at >= recent);
+        self.sent.retain(|_, (_, at)| *at >= recent);
+    }
+
+    /// Notes how far a sender's numbers go. Whether the segment acknowledges more than its peer was seen to send.
+    pub(super) fn acknowledges_unseen(&mut self, segment: &Segment) -> bool {
+        let Segment { tuple, flags, .. } = *segment;
+        if tuple.proto != Proto::Tcp || self.setup.exact || flags.has(Flags::RST) {
+            return false;
+        }
+        let (end, now) = (segment.end_seq(), self.now());
+        let known = self.sent.get(&tuple);
+        if flags.has(Flags::SYN) || known.is_none_or(|(known, _)| seq_after(end, *known)) {
+            self.sent.insert(tuple, (end, now));
+        }
+        let back = tuple.reversed();
+        if flags.has(Flags::SYN) && !flags.has(Flags::ACK) {
+            // A new connection: what its peer sent in the one before says nothing.
+            self.sent.remove(&back);
+            return false;
+        }
+        let unseen = flags.has(Flags::ACK)
+            && self
+                .sent
+                .get(&back)
+                .is_some_and(|(sent, _)| seq_after(segment.ack, *sent));
+        if unseen {
+            self.sent.insert(back, (segment.ack, now));
+        }
+        unseen
+    }
+
+    /// What the node did with a packet tells the state that it had of the connection, if a packet that the capture missed led
+    /// there: then the model takes that state, and the packet once more.
+    pub(super) fn with_what_was_missed(
+        &mut self,
+        segment: &Segment,
+        inward: bool,
+        seen: Seen,
+        decision: Decision,
+    ) -> Decision {
+        if !self.setup.lossy || !matches!(compare(&decision, seen), Match::No(_)) {
+            return decision;
+        }
+        let client = match (inward, seen) {
+            (true, _) => segment.tuple,
+            (false, Seen::Left(left)) => left.tuple.reversed(),
+            (false, _) => return decision,
+        };
+        let bound_to = match (inward, seen) {
+            (true, Seen::Left(left)) => Some(left.tuple.dst),
+            (true, _) => None,
+            (false, _) => Some(segment.tuple.src),
+        };
+        let before = (self.node.clone(), self.schedulers.clone());
+        for tracked in [true, false] {
+            self.assume(&client, bound_to, tracked);
+            let again = self.run_packet(segment, inward, seen);
+            if matches!(compare(&again, seen), Match::Yes) {
+                self.report.not_checked(OTHER_STATE);
+                self.adopted.insert(client);
+                return again;
+            }
+            (self.node, self.schedulers) = before.clone();
+        }
+        decision
+    }
+
+    /// Takes it that the node has an entry of the client's tuple to this real server, or none, and that conntrack knows the
+    /// connection as it does, or not at all.
+    fn assume(&mut self, client: &Tuple, bound_to: Option<Endpoint>, tracked: bool) {
+        let now = self.now();
+        if !tracked {
+            let tick = self.jiffies();
+            self.node.ct.delete_tuple(tick, client);
+            if let Some(dest) = bound_to {
+                let reply = Tuple {
+                    src: dest,
+                    dst: client.src,
+                    ..*client
+                };
+                self.node.ct.delete_tuple(tick, &reply);
+            }
+        }
+        let found = self.node.ipvs.table().find_in(client);
+        let dests = self.node.ipvs.dests();
+        let to = found.map(|id| dests.get(self.node.ipvs.table().get(id).dest()).addr);
+        if to == bound_to {
+            return;
+        }
+        if let Some(id) = found {
+            self.node.ipvs.forget(now, id);
+        }
+        if let Some(dest) = bound_to {
+            let state = match client.proto {
+                Proto::Tcp => State::Es,
+                Proto::Udp => State::No,
+            };
+            self.node.ipvs.adopt(
+                now,
+                &Listed {
+                    proto: client.proto,
+                    client: client.src,
+                    virt: client.dst,
+                    dest,
+                    state,
+                    assured: false,
+                    left_ticks: 1,
+                },
+            );
+        }
     }
 
     /// Judges a packet that was not seen to leave, in a capture that misses some.

@@ -94,6 +94,8 @@ pub(super) struct Replay<'a> {
     own: BTreeSet<Ipv4Addr>,
     /// The recording counts the conntrack entries before each packet: what the collector did is known.
     pub counted: bool,
+    /// A look-up met an expired conntrack entry in its bucket, once.
+    pub met_in_bucket: bool,
     /// The conntrack table was full since it was listed.
     pub full: bool,
     /// Clients' tuples whose conntrack or IPVS entry was taken from a listing: not all of it is known.
@@ -118,6 +120,8 @@ pub(super) struct Replay<'a> {
     pub foreign: BTreeSet<Endpoint>,
     /// Tuples of conntrack entries, in both directions, with their deadlines.
     pub tracked: BTreeMap<Tuple, Jiffies>,
+    /// How far the numbers go that each sender was seen to use, by its packets' tuples, and when.
+    pub sent: BTreeMap<Tuple, (u32, Instant)>,
     /// How often each rule decided.
     rules: BTreeMap<Rule, u64>,
     past: VecDeque<Past>,
@@ -148,6 +152,7 @@ impl<'a> Replay<'a> {
             spoken: BTreeSet::new(),
             own: BTreeSet::new(),
             counted: false,
+            met_in_bucket: false,
             full: false,
             adopted: BTreeSet::new(),
             spoilt: [BTreeSet::new(), BTreeSet::new()],
@@ -160,6 +165,7 @@ impl<'a> Replay<'a> {
             silent: BTreeSet::new(),
             foreign: BTreeSet::new(),
             tracked: BTreeMap::new(),
+            sent: BTreeMap::new(),
             rules: BTreeMap::new(),
             past: VecDeque::new(),
             met: Stamp(0),
@@ -295,6 +301,12 @@ impl<'a> Replay<'a> {
         let seen = ahead.exit_of(packet, &segment, (inward, to_node), |end| {
             servers.contains(&end)
         })?;
+        if self.acknowledges_unseen(&segment) {
+            self.report.missed += 1;
+        }
+        if let Seen::Left(left) = seen {
+            self.acknowledges_unseen(&left);
+        }
         self.note_own_address(&segment, inward, seen);
         self.node.advance(self.now);
         self.learn_of_routes(&segment, inward, seen);
@@ -314,7 +326,7 @@ impl<'a> Replay<'a> {
             .retain(|_, armed| armed.expires + clock.lateness_max(armed.ticks) + 1 >= now);
         let recent = self.now - Span::from_secs(60);
         self.told.retain(|told| told.at >= recent);
-        self.forget_direct();
+        self.forget_quiet();
     }
 
     /// An address with which the node masquerades is its own: what comes back to it and belongs to no connection
@@ -389,6 +401,7 @@ impl<'a> Replay<'a> {
             }
         }
         let decision = self.collector(segment, inward, seen, decision);
+        let decision = self.with_what_was_missed(segment, inward, seen, decision);
         self.remember(segment, &decision, found);
         Ok(decision)
     }

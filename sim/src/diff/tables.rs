@@ -242,7 +242,9 @@ impl Replay<'_> {
         let hz = u64::from(self.setup.hz);
         let explains = match (row, line) {
             (Some(row), Some(line)) => {
-                u64::from(line.expires_s) > row.left_ticks / hz
+                // A template's timer starts anew when a connection under it goes.
+                line.client.port == 0
+                    || u64::from(line.expires_s) > row.left_ticks / hz
                     || row.state != line.state.name()
                     || row.dest != line.dest
             }
