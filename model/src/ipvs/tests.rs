@@ -609,3 +609,34 @@ fn listings_look_like_the_kernels() {
         "{text}"
     );
 }
+
+/// Met by a kernel (6.1.192): a connection in ESTABLISHED waits in an outer level of the wheel; its FIN moves it to the level of its
+/// template's timer, for the very tick that it had. That is another bucket, which it enters last, so it runs first, and its
+/// template controls nothing any more when its own timer runs.
+#[test]
+fn a_timer_that_changes_its_level_enters_another_bucket_of_the_same_tick() {
+    let clock = Clock::new(250, crate::time::TimerEra::Wheel, Span::ZERO);
+    let mut table = Table::new();
+    let (client, virt) = (at("10.0.0.1:40000"), at("10.20.79.226:31199"));
+    let mut entry = |flags: u8, timeout: u32| {
+        table.insert(Proto::Tcp, client, virt, service::DestId(0), flags, timeout)
+    };
+    let connection = entry(0, 200 * 250);
+    let template = entry(table::TEMPLATE, 60 * 250);
+    let start = Clock::initial_jiffies(250) + 10_000;
+    let mut arm = |id, tick| {
+        let at = clock.instant(Jiffies(tick));
+        table.arm(&clock, clock.moment(at), id);
+        table.get(id).fires()
+    };
+    let fires = arm(connection, start);
+    // Both deadlines are in the last stretch of the inner level before that tick.
+    let deadline = fires.0 - 100;
+    assert_eq!(arm(template, deadline - 60 * 250), fires);
+    table.get_mut(connection).timeout = 40 * 250;
+    let at = clock.instant(Jiffies(deadline - 40 * 250));
+    table.arm(&clock, clock.moment(at), connection);
+    assert_eq!(table.get(connection).fires(), fires);
+    let due = table.take_due(fires);
+    assert_eq!(due, Some((fires, vec![connection, template])));
+}

@@ -25,6 +25,8 @@ impl Step {
 
 /// The bits of a word whose ports are even; a word starts at a multiple of 64.
 const EVEN: u64 = 0x5555_5555_5555_5555;
+/// Those of each parity.
+const PARITIES: [u64; 2] = [EVEN, !EVEN];
 const WORDS: usize = 1024;
 const SUMMARY: usize = WORDS / 64;
 
@@ -76,6 +78,7 @@ impl PortBitmap {
     }
 
     /// Makes `port` busy. Returns whether it was free.
+    #[inline]
     pub fn insert(&mut self, port: u16) -> bool {
         let (word, bit) = (usize::from(port >> 6), 1 << (port & 63));
         if self.busy[word] & bit != 0 {
@@ -83,11 +86,15 @@ impl PortBitmap {
         }
         self.busy[word] |= bit;
         self.count += 1;
-        self.summarise(word);
+        let parity = usize::from(port & 1);
+        if !self.busy[word] & PARITIES[parity] == 0 {
+            self.free[parity][word / 64] &= !(1 << (word % 64));
+        }
         true
     }
 
     /// Makes `port` free. Returns whether it was busy.
+    #[inline]
     pub fn remove(&mut self, port: u16) -> bool {
         let (word, bit) = (usize::from(port >> 6), 1 << (port & 63));
         if self.busy[word] & bit == 0 {
@@ -95,22 +102,12 @@ impl PortBitmap {
         }
         self.busy[word] &= !bit;
         self.count -= 1;
-        self.summarise(word);
+        self.free[usize::from(port & 1)][word / 64] |= 1 << (word % 64);
         true
     }
 
-    fn summarise(&mut self, word: usize) {
-        for (parity, mask) in [EVEN, !EVEN].into_iter().enumerate() {
-            let bit = 1 << (word % 64);
-            if !self.busy[word] & mask != 0 {
-                self.free[parity][word / 64] |= bit;
-            } else {
-                self.free[parity][word / 64] &= !bit;
-            }
-        }
-    }
-
     /// The first free port in `from..to` (`to` at most 65536) that a scan with `step` from `from` visits.
+    #[inline]
     pub fn next_free(&self, from: u32, to: u32, step: Step) -> Option<u16> {
         if from >= to {
             return None;

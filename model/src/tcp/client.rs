@@ -76,11 +76,13 @@ pub(super) struct Ports {
 }
 
 impl Ports {
+    #[inline]
     pub(super) fn occupy(&mut self, port: u16, range: Option<PortRange>) {
         let counts = range.is_some_and(|range| range.contains(port));
         self.busy_in_range += u32::from(self.busy.insert(port) && counts);
     }
 
+    #[inline]
     pub(super) fn vacate(&mut self, port: u16, range: Option<PortRange>) {
         let counts = range.is_some_and(|range| range.contains(port));
         self.busy_in_range -= u32::from(self.busy.remove(port) && counts);
@@ -177,9 +179,14 @@ impl Client {
 
     #[inline]
     pub(super) fn dest(&mut self, to: Destination) -> u32 {
-        if let Some(at) = self.known(to) {
-            return at;
+        match self.known(to) {
+            Some(at) => at,
+            None => self.add_dest(to),
         }
+    }
+
+    #[cold]
+    fn add_dest(&mut self, to: Destination) -> u32 {
         let at = self.ports.len() as u32;
         self.ports.push(Ports {
             to,
@@ -265,6 +272,7 @@ impl Client {
         (id, outcome)
     }
 
+    #[inline]
     pub(super) fn range(&self) -> Result<PortRange, NoPort> {
         let (low, high) = self.stack.sysctls.local_ports;
         PortRange::new(low, high).ok_or(NoPort::AddressNotAvailable)

@@ -107,6 +107,7 @@ impl Rest {
 }
 
 /// When a socket of a stack is gone that comes to TIME_WAIT at `at` and hears nothing more.
+#[inline]
 pub fn rest_ends(stack: &Stack, at: Instant) -> Instant {
     let ctx = Ctx {
         stack,
@@ -127,18 +128,21 @@ const fn moved(mut socket: Socket, own: u32, peer: u32) -> Socket {
 
 impl Client {
     /// Takes a port that [`Client::choose`] gave for a connection whose way is known: it has no socket, and nobody will miss it.
+    #[inline]
     pub fn hold(&mut self, to: Destination, port: u16) {
         let (dest, range) = (self.dest(to), self.range().ok());
         self.ports[dest as usize].occupy(port, range);
     }
 
     /// The connection of a held port is over: the port is free.
+    #[inline]
     pub fn release(&mut self, to: Destination, port: u16) {
         let (dest, range) = (self.dest(to), self.range().ok());
         self.ports[dest as usize].vacate(port, range);
     }
 
     /// Whether a port has a socket, of any state.
+    #[inline]
     pub fn has_socket(&mut self, to: Destination, port: u16) -> bool {
         let dest = self.dest(to);
         self.ports[dest as usize].sockets.get(port).is_some()

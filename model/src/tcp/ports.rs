@@ -128,6 +128,7 @@ pub struct Usable<'a, F> {
 }
 
 impl<F: Fn(u16) -> bool> PortSet for Usable<'_, F> {
+    #[inline]
     fn first_usable(&self, mut from: u32, to: u32, step: Step) -> Option<u16> {
         let next = |map: Option<&PortBitmap>, from| match map {
             Some(map) => map.next_free(from, to, step).map(u32::from),
@@ -171,6 +172,7 @@ struct Walk {
 }
 
 impl Walk {
+    #[inline]
     fn find(&self, usable: &impl PortSet) -> Option<(u16, u32)> {
         let step = self.step.ports();
         // A division by one or two.

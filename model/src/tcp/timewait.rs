@@ -41,6 +41,7 @@ fn arm(socket: &mut Socket, ctx: &Ctx<'_>, ticks: u64) {
 }
 
 /// The tick at which the timer of a small socket fires that is armed now for so many ticks.
+#[inline]
 fn fires(ctx: &Ctx<'_>, ticks: u64) -> Jiffies {
     let clock = &ctx.stack.clock;
     if ctx.stack.kernel.has(Gate::TwTimerPerSocket) {
@@ -52,6 +53,7 @@ fn fires(ctx: &Ctx<'_>, ticks: u64) -> Jiffies {
 }
 
 /// The tick at which a socket is gone that comes to TIME_WAIT now and hears nothing more.
+#[inline]
 pub(super) fn ends(ctx: &Ctx<'_>) -> Jiffies {
     fires(ctx, TIME_WAIT_SECS * ctx.hz())
 }
