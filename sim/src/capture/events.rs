@@ -46,8 +46,6 @@ struct Stream {
     /// How often its clock has been set back.
     epoch: u32,
     last: Stamp,
-    /// Between its last two events that were apart.
-    interval: Span,
 }
 
 /// What a capture shows, in the order of time.
@@ -106,7 +104,6 @@ impl Events {
             head: None,
             epoch: 0,
             last: Stamp(0),
-            interval: Span::ZERO,
         };
         let mut events = Self {
             streams: sources.into_iter().map(stream).collect(),
@@ -127,7 +124,7 @@ impl Events {
     /// If a file is damaged.
     pub fn next_event(&mut self) -> Result<Option<Event>, ReadError> {
         if let Some((epoch, before)) = self.step {
-            // A file that shows a later time than the clock can have shown before it was set was written after.
+            // A file that shows a later time than the clock ever did before it was set was written after.
             for stream in &mut self.streams {
                 if stream.head.as_ref().is_some_and(|head| head.at > before) {
                     stream.epoch = stream.epoch.max(epoch);
@@ -198,22 +195,10 @@ impl Events {
                 self.disordered
                     .count(&event.file, "clock set back", event.place);
                 stream.epoch += 1;
-                // This file would have gone on within its own interval, or a little later.
-                let until = stream
-                    .last
-                    .0
-                    .saturating_add(stream.interval.0.saturating_mul(2));
-                let until = Stamp(until.saturating_add(DISORDER_MAX.0));
-                self.step = match self.step {
-                    Some((epoch, before)) if epoch > stream.epoch => Some((epoch, before)),
-                    Some((epoch, before)) if epoch == stream.epoch => {
-                        Some((epoch, before.min(until)))
-                    }
-                    _ => Some((stream.epoch, until)),
-                };
+                if self.step.is_none_or(|(epoch, _)| epoch < stream.epoch) {
+                    self.step = Some((stream.epoch, stream.last));
+                }
             }
-        } else if event.at > stream.last && stream.last > Stamp(0) {
-            stream.interval = event.at.since(stream.last);
         }
         stream.last = event.at;
         stream.head = Some(event);

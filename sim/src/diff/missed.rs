@@ -2,15 +2,14 @@
 //!
 //! A packet that left tells what must have entered: the model gets that, so that it stays beside the node. A capture that
 //! proves in this way to have missed packets proves nothing by a packet's absence: then it is compared once more, and what
-//! a missed packet would explain is named and not blamed on the node. The other proof is a segment that acknowledges what
-//! nobody was seen to send.
+//! a missed packet would explain is named and not blamed on the node.
 
 use ipvs_model::conntrack::CtEntry;
 use ipvs_model::ipvs::Listed;
 use ipvs_model::ipvs::service::ServiceKey;
 use ipvs_model::ipvs::state::State;
 use ipvs_model::node::Decision;
-use ipvs_model::segment::{Endpoint, Flags, Proto, Segment, Tuple, seq_after};
+use ipvs_model::segment::{Endpoint, Flags, Proto, Segment, Tuple};
 use ipvs_model::time::Span;
 
 use super::ahead::{Ahead, Seen};
@@ -134,39 +133,10 @@ impl Replay<'_> {
             || self.direct.contains_key(&(orig.dst, orig.src))
     }
 
-    /// Lets go of conversations that are over, and of numbers that nobody will acknowledge any more.
-    pub(super) fn forget_quiet(&mut self) {
+    /// Lets go of conversations that are over.
+    pub(super) fn forget_direct(&mut self) {
         let recent = self.now() - Span::from_secs(600);
         self.direct.retain(|_, at| *at >= recent);
-        self.sent.retain(|_, (_, at)| *at >= recent);
-    }
-
-    /// Notes how far a sender's numbers go. Whether the segment acknowledges more than its peer was seen to send.
-    pub(super) fn acknowledges_unseen(&mut self, segment: &Segment) -> bool {
-        let Segment { tuple, flags, .. } = *segment;
-        if tuple.proto != Proto::Tcp || self.setup.exact || flags.has(Flags::RST) {
-            return false;
-        }
-        let (end, now) = (segment.end_seq(), self.now());
-        let known = self.sent.get(&tuple);
-        if flags.has(Flags::SYN) || known.is_none_or(|(known, _)| seq_after(end, *known)) {
-            self.sent.insert(tuple, (end, now));
-        }
-        let back = tuple.reversed();
-        if flags.has(Flags::SYN) && !flags.has(Flags::ACK) {
-            // A new connection: what its peer sent in the one before says nothing.
-            self.sent.remove(&back);
-            return false;
-        }
-        let unseen = flags.has(Flags::ACK)
-            && self
-                .sent
-                .get(&back)
-                .is_some_and(|(sent, _)| seq_after(segment.ack, *sent));
-        if unseen {
-            self.sent.insert(back, (segment.ack, now));
-        }
-        unseen
     }
 
     /// What the node did with a packet tells the state that it had of the connection, if a packet that the capture missed led

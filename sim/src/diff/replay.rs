@@ -120,8 +120,6 @@ pub(super) struct Replay<'a> {
     pub foreign: BTreeSet<Endpoint>,
     /// Tuples of conntrack entries, in both directions, with their deadlines.
     pub tracked: BTreeMap<Tuple, Jiffies>,
-    /// How far the numbers go that each sender was seen to use, by its packets' tuples, and when.
-    pub sent: BTreeMap<Tuple, (u32, Instant)>,
     /// How often each rule decided.
     rules: BTreeMap<Rule, u64>,
     past: VecDeque<Past>,
@@ -165,7 +163,6 @@ impl<'a> Replay<'a> {
             silent: BTreeSet::new(),
             foreign: BTreeSet::new(),
             tracked: BTreeMap::new(),
-            sent: BTreeMap::new(),
             rules: BTreeMap::new(),
             past: VecDeque::new(),
             met: Stamp(0),
@@ -301,12 +298,6 @@ impl<'a> Replay<'a> {
         let seen = ahead.exit_of(packet, &segment, (inward, to_node), |end| {
             servers.contains(&end)
         })?;
-        if self.acknowledges_unseen(&segment) {
-            self.report.missed += 1;
-        }
-        if let Seen::Left(left) = seen {
-            self.acknowledges_unseen(&left);
-        }
         self.note_own_address(&segment, inward, seen);
         self.node.advance(self.now);
         self.learn_of_routes(&segment, inward, seen);
@@ -326,7 +317,7 @@ impl<'a> Replay<'a> {
             .retain(|_, armed| armed.expires + clock.lateness_max(armed.ticks) + 1 >= now);
         let recent = self.now - Span::from_secs(60);
         self.told.retain(|told| told.at >= recent);
-        self.forget_quiet();
+        self.forget_direct();
     }
 
     /// An address with which the node masquerades is its own: what comes back to it and belongs to no connection

@@ -19,8 +19,6 @@ struct Scene {
     ipvs: String,
     ct: String,
     sysctls: String,
-    /// Recorded by the lab: nothing else is on the node, and what the collector did is known.
-    exact: bool,
 }
 
 fn end(text: &str) -> Endpoint {
@@ -47,7 +45,6 @@ impl Scene {
             ipvs: String::new(),
             ct: String::new(),
             sysctls: String::new(),
-            exact: false,
         }
     }
 
@@ -82,13 +79,10 @@ impl Scene {
                 fs::write(self.directory.path().join(name), text).unwrap();
             }
         };
-        let exact = if self.exact { "transit_us = 500\n" } else { "" };
         put(
             "manifest.toml",
-            &format!(
-                "schema = 1\nkernel = \"6.1.90\"\nhz = 250\n{exact}[sysctl]\n\"net.ipv4.vs.conntrack\" = 1\n\
-                 \"net.ipv4.vs.expire_nodest_conn\" = 1\n",
-            ),
+            "schema = 1\nkernel = \"6.1.90\"\nhz = 250\n[sysctl]\n\"net.ipv4.vs.conntrack\" = 1\n\
+             \"net.ipv4.vs.expire_nodest_conn\" = 1\n",
         );
         put("rules.log", &self.rules);
         put("ipvs-conn.log", &self.ipvs);
@@ -224,38 +218,6 @@ fn a_clock_that_is_set_back_is_no_divergence() {
     assert_eq!(report.divergence_count(), 0, "{}", report.text(9));
     assert_eq!(report.skipped.of("clock set back"), 1);
     assert_eq!(report.snapshots, 3);
-}
-
-/// A look-up deletes an expired entry that happens to be in its bucket; that it happens in every recording twice, nobody need
-/// believe.
-#[test]
-fn an_expired_entry_in_the_bucket_of_a_look_up_goes_once() {
-    let other = "10.20.79.227:80";
-    for times in [1_u64, 2] {
-        let mut scene = Scene {
-            exact: true,
-            ..Scene::new()
-        };
-        for virt in [VIP, other] {
-            let rule = format!("ipvsadm -A -t {virt} -s rr\nipvsadm -a -t {virt} -r {OLD} -m");
-            scene.rules(0, &rule);
-        }
-        scene.ct = Scene::header(500) + "\n";
-        for number in 0..times {
-            let client = format!("10.23.31.87:{}", 40_000 + number);
-            let begin = 1_000 + number * 200_000;
-            // The first entry has expired 5 s before, and still counts; its answers' tuple is the second one's.
-            for (ms, virt, count) in [(begin, other, number), (begin + 125_000, VIP, number + 1)] {
-                scene.sysctls += &Scene::header(ms);
-                scene.sysctls += &format!("net.netfilter.nf_conntrack_count = {count}\n");
-                scene.passes(ms, segment(&client, virt, Flags::SYN, 1, 0), &client, OLD);
-            }
-        }
-        let report = scene.diff();
-        let text = report.text(9);
-        assert_eq!(report.divergence_count(), times - 1, "{text}");
-        assert_eq!(report.not_checked.len(), 1, "{text}");
-    }
 }
 
 /// A sysctl that changes in mid-capture holds for what comes after: conn_reuse_mode=0 keeps the real server of a
