@@ -1,5 +1,4 @@
-//! Recordings as real nodes give them: packets are missing. What cannot be checked is
-//! named; the node is not blamed for it.
+//! Recordings as real nodes give them: packets are missing. What cannot be checked is named; the node is not blamed for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -395,20 +395,21 @@ impl Table {
     /// Restarts the timer with the entry's timeout (`ip_vs_conn_put`).
     #[inline(always)]
     pub(super) fn arm(&mut self, clock: &Clock, now: Moment, id: EntryId) {
-        let entry = self.get_mut(id);
-        let ticks = u64::from(entry.timeout);
-        entry.flags &= !EXPIRING;
-        let expires = clock.deadline(now.tick, ticks);
-        let bucket = (clock.fires(expires, ticks), clock.level(ticks));
-        self.enqueue(now.at, id, expires, bucket);
+        let expires = clock.deadline(now.tick, u64::from(self.get(id).timeout));
+        self.restart(clock, now.at, id, expires);
     }
 
     /// Restarts the timer of an entry whose deadline is `left` ticks away.
     pub(super) fn arm_for(&mut self, clock: &Clock, now: Instant, id: EntryId, left: u64) {
+        self.restart(clock, now, id, clock.jiffies(now) + left);
+    }
+
+    /// Restarts the timer for a deadline, in the bucket of the entry's timeout.
+    #[inline(always)]
+    fn restart(&mut self, clock: &Clock, now: Instant, id: EntryId, expires: Jiffies) {
         let entry = self.get_mut(id);
         let ticks = u64::from(entry.timeout);
         entry.flags &= !EXPIRING;
-        let expires = clock.jiffies(now) + left;
         let bucket = (clock.fires(expires, ticks), clock.level(ticks));
         self.enqueue(now, id, expires, bucket);
     }

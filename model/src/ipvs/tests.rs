@@ -624,19 +624,17 @@ fn a_timer_that_changes_its_level_enters_another_bucket_of_the_same_tick() {
     let connection = entry(0, 200 * 250);
     let template = entry(table::TEMPLATE, 60 * 250);
     let start = Clock::initial_jiffies(250) + 10_000;
-    let mut arm = |id, tick| {
+    let arm = |table: &mut Table, id, tick| {
         let at = clock.instant(Jiffies(tick));
         table.arm(&clock, clock.moment(at), id);
         table.get(id).fires()
     };
-    let fires = arm(connection, start);
+    let fires = arm(&mut table, connection, start);
     // Both deadlines are in the last stretch of the inner level before that tick.
     let deadline = fires.0 - 100;
-    assert_eq!(arm(template, deadline - 60 * 250), fires);
+    assert_eq!(arm(&mut table, template, deadline - 60 * 250), fires);
     table.get_mut(connection).timeout = 40 * 250;
-    let at = clock.instant(Jiffies(deadline - 40 * 250));
-    table.arm(&clock, clock.moment(at), connection);
-    assert_eq!(table.get(connection).fires(), fires);
+    assert_eq!(arm(&mut table, connection, deadline - 40 * 250), fires);
     let due = table.take_due(fires);
     assert_eq!(due, Some((fires, vec![connection, template])));
 }

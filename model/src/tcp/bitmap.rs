@@ -114,8 +114,7 @@ impl PortBitmap {
         }
         let mask = match step {
             Step::One => u64::MAX,
-            Step::Two if from & 1 == 0 => EVEN,
-            Step::Two => !EVEN,
+            Step::Two => PARITIES[(from & 1) as usize],
         };
         let first = (from / 64) as usize;
         let here = !self.busy[first] & mask & (u64::MAX << (from % 64));

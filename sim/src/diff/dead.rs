@@ -9,7 +9,7 @@
 use std::net::Ipv4Addr;
 
 use ipvs_model::node::{Decision, Verdict};
-use ipvs_model::segment::{IcmpKind, Segment, Tuple};
+use ipvs_model::segment::{Endpoint, IcmpKind, Segment, Tuple};
 use ipvs_model::time::Span;
 
 use super::ahead::{Ahead, Seen};
@@ -54,10 +54,10 @@ impl Replay<'_> {
         }
     }
 
-    /// Whether the packet may go to a real server of which the node will say that it is not reached.
+    /// Whether the packet, which found this entry, may go to a real server of which the node will say that it is not reached.
     pub(super) fn may_be_dead(
         &self,
-        segment: &Segment,
+        found: Option<(Tuple, Endpoint)>,
         inward: bool,
         seen: Seen,
         ahead: &mut Ahead,
@@ -65,8 +65,7 @@ impl Replay<'_> {
         if !inward || self.setup.exact {
             return Ok(false);
         }
-        let known = self.entry_of(segment, true);
-        if known.is_some_and(|(_, dest)| self.silent.contains(&dest.ip)) {
+        if found.is_some_and(|(_, dest)| self.silent.contains(&dest.ip)) {
             return Ok(false);
         }
         match seen {

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use ipvs_model::conntrack::{CtRule, Status};
 use ipvs_model::ipvs::Listed;
+use ipvs_model::ipvs::state::State;
 use ipvs_model::node::{Decision, Rule, Verdict};
 use ipvs_model::segment::{Endpoint, Segment, Tuple};
 use ipvs_model::time::Span;
@@ -33,6 +34,11 @@ pub(super) struct Doubt {
     pub armed: Armed,
     /// What the model believes.
     pub alive: bool,
+}
+
+/// The tuples that the conntrack entry of a forwarded packet would have.
+const fn owned(entered: &Segment, left: &Segment) -> [Tuple; 3] {
+    [entered.tuple, left.tuple, left.tuple.reversed()]
 }
 
 impl Replay<'_> {
@@ -81,16 +87,51 @@ impl Replay<'_> {
             }
             return;
         }
+        self.enter(&doubt.tuple, (doubt.armed.dest, doubt.armed.state), 0);
+    }
+
+    /// Gives the model the IPVS entry of a client's tuple to a real server, with so many ticks left.
+    pub(super) fn enter(
+        &mut self,
+        client: &Tuple,
+        (dest, state): (Endpoint, State),
+        left_ticks: u64,
+    ) {
         let listed = Listed {
-            proto: doubt.tuple.proto,
-            client: doubt.tuple.src,
-            virt: doubt.tuple.dst,
-            dest: doubt.armed.dest,
-            state: doubt.armed.state,
+            proto: client.proto,
+            client: client.src,
+            virt: client.dst,
+            dest,
+            state,
             assured: false,
-            left_ticks: 0,
+            left_ticks,
         };
         self.node.ipvs.adopt(self.now(), &listed);
+    }
+
+    /// Runs the packet once more, with what was assumed of the tables meanwhile: the decision if that explains what the node
+    /// did, which is counted as not checked.
+    pub(super) fn explained(
+        &mut self,
+        segment: &Segment,
+        inward: bool,
+        seen: Seen,
+        why: &'static str,
+    ) -> Option<Decision> {
+        let again = self.run_packet(segment, inward, seen);
+        let explains = matches!(compare(&again, seen), Match::Yes);
+        explains.then(|| {
+            self.report.not_checked(why);
+            again
+        })
+    }
+
+    /// Looks tuples up in conntrack, which deletes the expired entries that have them.
+    fn look_up(&mut self, tuples: &[Tuple]) {
+        let now = self.jiffies();
+        for tuple in tuples {
+            self.node.ct.find(now, tuple);
+        }
     }
 
     /// An expired conntrack entry holds its tuples until the collector comes by: when that was, no capture
@@ -109,16 +150,9 @@ impl Replay<'_> {
         let why = COLLECTED;
         match (decision.rule, decision.verdict, seen) {
             (Rule::Conntrack(CtRule::Clash), Verdict::Drop, Seen::Left(left)) => {
-                for tuple in [segment.tuple, left.tuple, left.tuple.reversed()] {
-                    // Looking an expired entry up deletes it.
-                    self.node.ct.find(now, &tuple);
-                }
-                let again = self.run_packet(segment, inward, seen);
-                if matches!(compare(&again, seen), Match::Yes) {
-                    self.report.not_checked(why);
-                    return again;
-                }
-                decision
+                self.look_up(&owned(segment, &left));
+                self.explained(segment, inward, seen, why)
+                    .unwrap_or(decision)
             }
             (Rule::Conntrack(CtRule::TableFull), Verdict::Drop, _) if seen != Seen::Nothing => {
                 self.make_room();
@@ -158,22 +192,14 @@ impl Replay<'_> {
         };
         let met = match decision.rule {
             _ if self.met_in_bucket => return decision,
-            Rule::Conntrack(CtRule::Clash) => {
-                vec![segment.tuple, left.tuple, left.tuple.reversed()]
-            }
+            Rule::Conntrack(CtRule::Clash) => owned(segment, &left).to_vec(),
             Rule::Conntrack(CtRule::TableFull) => self.expired().take(1).collect(),
             _ => return decision,
         };
         let (node, schedulers) = (self.node.clone(), self.schedulers.clone());
-        let now = self.jiffies();
-        for tuple in &met {
-            // Looking an expired entry up deletes it.
-            self.node.ct.find(now, tuple);
-        }
-        let again = self.run_packet(segment, inward, seen);
-        if matches!(compare(&again, seen), Match::Yes) {
+        self.look_up(&met);
+        if let Some(again) = self.explained(segment, inward, seen, SAME_BUCKET) {
             self.met_in_bucket = true;
-            self.report.not_checked(SAME_BUCKET);
             return again;
         }
         (self.node, self.schedulers) = (node, schedulers);
@@ -191,10 +217,7 @@ impl Replay<'_> {
     fn make_room(&mut self) {
         let now = self.jiffies();
         let expired = self.expired().collect::<Vec<_>>();
-        for tuple in &expired {
-            // Looking an expired entry up deletes it.
-            self.node.ct.find(now, tuple);
-        }
+        self.look_up(&expired);
         if expired.is_empty() {
             let unassured = |e: &ipvs_model::conntrack::CtEntry| !e.status.has(Status::ASSURED);
             let victim = self

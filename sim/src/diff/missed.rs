@@ -5,7 +5,6 @@
 //! a missed packet would explain is named and not blamed on the node.
 
 use ipvs_model::conntrack::CtEntry;
-use ipvs_model::ipvs::Listed;
 use ipvs_model::ipvs::service::ServiceKey;
 use ipvs_model::ipvs::state::State;
 use ipvs_model::node::Decision;
@@ -164,9 +163,7 @@ impl Replay<'_> {
         let before = (self.node.clone(), self.schedulers.clone());
         for tracked in [true, false] {
             self.assume(&client, bound_to, tracked);
-            let again = self.run_packet(segment, inward, seen);
-            if matches!(compare(&again, seen), Match::Yes) {
-                self.report.not_checked(OTHER_STATE);
+            if let Some(again) = self.explained(segment, inward, seen, OTHER_STATE) {
                 self.adopted.insert(client);
                 return again;
             }
@@ -178,7 +175,6 @@ impl Replay<'_> {
     /// Takes it that the node has an entry of the client's tuple to this real server, or none, and that conntrack knows the
     /// connection as it does, or not at all.
     fn assume(&mut self, client: &Tuple, bound_to: Option<Endpoint>, tracked: bool) {
-        let now = self.now();
         if !tracked {
             let tick = self.jiffies();
             self.node.ct.delete_tuple(tick, client);
@@ -191,32 +187,18 @@ impl Replay<'_> {
                 self.node.ct.delete_tuple(tick, &reply);
             }
         }
-        let found = self.node.ipvs.table().find_in(client);
-        let dests = self.node.ipvs.dests();
-        let to = found.map(|id| dests.get(self.node.ipvs.table().get(id).dest()).addr);
-        if to == bound_to {
+        if self.node.bound_to(client) == bound_to {
             return;
         }
-        if let Some(id) = found {
-            self.node.ipvs.forget(now, id);
+        if let Some(id) = self.node.ipvs.table().find_in(client) {
+            self.node.ipvs.forget(self.now(), id);
         }
         if let Some(dest) = bound_to {
             let state = match client.proto {
                 Proto::Tcp => State::Es,
                 Proto::Udp => State::No,
             };
-            self.node.ipvs.adopt(
-                now,
-                &Listed {
-                    proto: client.proto,
-                    client: client.src,
-                    virt: client.dst,
-                    dest,
-                    state,
-                    assured: false,
-                    left_ticks: 1,
-                },
-            );
+            self.enter(client, (dest, state), 1);
         }
     }
 

@@ -354,7 +354,7 @@ impl<'a> Replay<'a> {
             (before, _) => before,
         };
         let found = self.entry_of(segment, inward);
-        let mut decision = match self.may_be_dead(segment, inward, seen, ahead)? {
+        let mut decision = match self.may_be_dead(found, inward, seen, ahead)? {
             true => self.run_where_dead(segment, inward, seen, ahead)?,
             false => self.run_packet(segment, inward, seen),
         };

@@ -192,9 +192,7 @@ impl<E> Queue<E> {
     /// What is to be scheduled may come before the event that was the first of all.
     #[inline]
     fn makes_way(&mut self, key: Key) {
-        if self.alone.as_ref().is_some_and(|(alone, ..)| key < *alone)
-            && let Some((alone, line, event)) = self.alone.take()
-        {
+        if let Some((alone, line, event)) = self.alone.take_if(|(alone, ..)| key < *alone) {
             self.lines[line].waiting.push_front((alone, event));
             self.fronts[line] = alone;
             if alone < self.best.0 {
