@@ -19,6 +19,17 @@ use crate::time::{Clock, Jiffies};
 /// Buckets that a full table searches for a victim (`NF_CT_EVICTION_RANGE`).
 const EVICTION_RANGE: u64 = 8;
 
+/// How much of what had expired a collector took ([`Conntrack::collect_to`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Collected {
+    /// Nothing.
+    Nothing,
+    /// One or more entries, and left at least one: which ones, a count does not say.
+    Part,
+    /// Everything that had expired.
+    All,
+}
+
 /// The deadline of the entry that is not in the table and would stand at a place.
 pub type Owed<'a> = &'a mut dyn FnMut(usize) -> Option<Jiffies>;
 
@@ -131,29 +142,39 @@ impl Conntrack {
     }
 
     /// The node's own count of its entries (`nf_conntrack_count`) at `now`: its collector has taken what makes the
-    /// count so, the longest expired first, and from now on takes nothing unless it is told here.
+    /// count so, and from now on takes nothing unless it is told here. Entries of a lower `turn` are taken before others;
+    /// of one turn, the longest expired.
     ///
     /// For a node that is recorded: when the collector comes depends on when its processor last slept.
     ///
     /// # Errors
     /// The number of entries here, if no number of expired ones makes the count.
-    pub fn collect_to(&mut self, now: Jiffies, counted: u32) -> Result<(), u32> {
+    pub fn collect_to(
+        &mut self,
+        now: Jiffies,
+        counted: u32,
+        turn: impl Fn(&CtEntry) -> u8,
+    ) -> Result<Collected, u32> {
         self.collector.next_run = Jiffies(u64::MAX);
         let expired = |(_, entry): &(u32, &CtEntry)| {
             entry.status.has(Status::CONFIRMED) && entry.is_expired(now)
         };
         let expired = self.iter().filter(expired);
         let mut expired = expired
-            .map(|(slot, entry)| (entry.deadline, slot))
+            .map(|(slot, entry)| (turn(entry), entry.deadline, slot))
             .collect::<Vec<_>>();
         expired.sort_unstable();
         let here = self.count();
-        let collected = here.checked_sub(counted).ok_or(here)? as usize;
-        let collected = expired.get(..collected).ok_or(here)?;
-        for (_, slot) in collected {
+        let taken = here.checked_sub(counted).ok_or(here)? as usize;
+        let collected = expired.get(..taken).ok_or(here)?;
+        for (.., slot) in collected {
             self.delete(*slot);
         }
-        Ok(())
+        Ok(match taken {
+            0 => Collected::Nothing,
+            _ if taken < expired.len() => Collected::Part,
+            _ => Collected::All,
+        })
     }
 
     /// Which entries, by their original tuples, the table gives up the next time it is full and must make room; none

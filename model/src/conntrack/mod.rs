@@ -45,7 +45,7 @@ mod tests;
 pub use adopt::ListedCt;
 pub use entry::{CtEntry, Dir, Seen, Status, TcpState};
 pub use foreseen::Foreseen;
-pub use gc::Owed;
+pub use gc::{Collected, Owed};
 pub use listing::ListingStyle;
 pub use nat::SourceNat;
 pub use rule::CtRule;

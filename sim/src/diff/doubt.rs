@@ -21,6 +21,8 @@ const COLLECTOR_MAX_S: u64 = 120;
 /// Why nothing is said of a clash with an entry that has expired.
 pub(super) const COLLECTED: &str =
     "expired conntrack entry that the collector may or may not have taken";
+/// Why nothing is said of which expired entries were taken where their number is known.
+pub(super) const WHICH_COLLECTED: &str = "expired conntrack entries, of which the collector had taken some: the count does not say which";
 /// Why a packet passed in spite of an expired entry that nobody had collected.
 const SAME_BUCKET: &str = "expired conntrack entry in the bucket of a packet's look-up, which deleted it: the node's hash seed put it there";
 /// Why nothing is said of entries that come and go in a full table.
@@ -145,7 +147,10 @@ impl Replay<'_> {
     ) -> Decision {
         let now = self.jiffies();
         if self.counted {
-            return self.bucket(segment, inward, seen, decision);
+            return match self.others_collected(segment, inward, seen, decision) {
+                Some(again) => again,
+                None => self.bucket(segment, inward, seen, decision),
+            };
         }
         let why = COLLECTED;
         match (decision.rule, decision.verdict, seen) {
@@ -178,6 +183,43 @@ impl Replay<'_> {
         }
     }
 
+    /// A count says how many expired entries the collector had taken, not which: a scan stops and goes on elsewhere. The
+    /// decision with others taken, if what the node did is only explained by that.
+    fn others_collected(
+        &mut self,
+        segment: &Segment,
+        inward: bool,
+        seen: Seen,
+        decision: Decision,
+    ) -> Option<Decision> {
+        let (before, count) = *self.partly.take()?;
+        let (in_the_way, turn) = match (decision.rule, decision.verdict, seen) {
+            (Rule::Conntrack(CtRule::Clash), Verdict::Drop, Seen::Left(left)) => {
+                (owned(segment, &left), 0)
+            }
+            (_, Verdict::Forward(out), Seen::Nothing) if made_entry(decision.ct) => {
+                (owned(segment, &out), 2)
+            }
+            _ => return None,
+        };
+        let undo = (
+            std::mem::replace(&mut self.node, before),
+            self.schedulers.clone(),
+        );
+        let taken = self.node.ct.collect_to(self.jiffies(), count, |entry| {
+            let meant = in_the_way.contains(&entry.orig()) || in_the_way.contains(&entry.reply());
+            if meant { turn } else { 1 }
+        });
+        let again = taken
+            .is_ok()
+            .then(|| self.explained(segment, inward, seen, WHICH_COLLECTED));
+        let again = again.flatten();
+        if again.is_none() {
+            (self.node, self.schedulers) = undo;
+        }
+        again
+    }
+
     /// A look-up deletes every expired entry that it meets in its bucket, whatever its tuple (`____nf_conntrack_find`): that one
     /// was there is the hash seed's choice. It is so rare that a second time in one recording is none.
     fn bucket(
@@ -207,7 +249,7 @@ impl Replay<'_> {
     }
 
     /// Expired conntrack entries that are still there.
-    fn expired(&self) -> impl Iterator<Item = Tuple> + '_ {
+    pub(super) fn expired(&self) -> impl Iterator<Item = Tuple> + '_ {
         let now = self.jiffies();
         let expired = self.node.ct.iter().filter(move |(_, e)| e.is_expired(now));
         expired.map(|(_, entry)| entry.orig())

@@ -94,6 +94,9 @@ pub(super) struct Replay<'a> {
     own: BTreeSet<Ipv4Addr>,
     /// The recording counts the conntrack entries before each packet: what the collector did is known.
     pub counted: bool,
+    /// The node before the last count, and the count, if the collector had taken some of what had expired by then, until
+    /// the next packet.
+    pub partly: Option<Box<(Node, u32)>>,
     /// A look-up met an expired conntrack entry in its bucket, once.
     pub met_in_bucket: bool,
     /// The conntrack table was full since it was listed.
@@ -150,6 +153,7 @@ impl<'a> Replay<'a> {
             spoken: BTreeSet::new(),
             own: BTreeSet::new(),
             counted: false,
+            partly: None,
             met_in_bucket: false,
             full: false,
             adopted: BTreeSet::new(),

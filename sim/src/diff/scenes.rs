@@ -6,6 +6,7 @@ use std::fs;
 use ipvs_model::segment::{Endpoint, Flags, Segment, Tuple};
 use tempfile::TempDir;
 
+use super::doubt::WHICH_COLLECTED;
 use super::{Class, Report, diff};
 use crate::capture::{Capture, Stamp, write};
 
@@ -19,6 +20,8 @@ struct Scene {
     ipvs: String,
     ct: String,
     sysctls: String,
+    /// More lines of the manifest: first of itself, then of its sysctls.
+    manifest: [&'static str; 2],
 }
 
 fn end(text: &str) -> Endpoint {
@@ -45,6 +48,7 @@ impl Scene {
             ipvs: String::new(),
             ct: String::new(),
             sysctls: String::new(),
+            manifest: ["", ""],
         }
     }
 
@@ -79,10 +83,13 @@ impl Scene {
                 fs::write(self.directory.path().join(name), text).unwrap();
             }
         };
+        let [own, of_sysctls] = self.manifest;
         put(
             "manifest.toml",
-            "schema = 1\nkernel = \"6.1.90\"\nhz = 250\n[sysctl]\n\"net.ipv4.vs.conntrack\" = 1\n\
-             \"net.ipv4.vs.expire_nodest_conn\" = 1\n",
+            &format!(
+                "schema = 1\nkernel = \"6.1.90\"\nhz = 250\n{own}[sysctl]\n\"net.ipv4.vs.conntrack\" = 1\n\
+                 \"net.ipv4.vs.expire_nodest_conn\" = 1\n{of_sysctls}"
+            ),
         );
         put("rules.log", &self.rules);
         put("ipvs-conn.log", &self.ipvs);
@@ -313,6 +320,142 @@ fn a_drop_is_seen_as_long_as_the_capture_is_whole() {
     scene.rules(3_000, "");
     let report = scene.diff();
     assert_eq!(report.by_class.get(&Class::Verdict), Some(&1));
+}
+
+/// A listing of conntrack that takes several reads deletes what has expired and then goes on too far. It may lack as many
+/// entries that live, and no more; a listing of one read lacks none.
+#[test]
+fn a_long_listing_skips_entries_where_it_deletes_others() {
+    let entry = |host: u16, left: u64| {
+        format!(
+            "tcp      6 {left} SYN_SENT src=10.23.31.{host} dst=10.20.79.226 sport=40000 dport=31199 [UNREPLIED] \
+             src=10.27.1.10 dst=10.23.31.{host} sport=80 dport=40000 use=1\n"
+        )
+    };
+    // Connections, expired ones of them, entries that the listing lacks of the others, divergences.
+    for (all, expired, lacks, wrong) in [
+        (24, 0, 1, 1),
+        (24, 1, 0, 0),
+        (24, 1, 1, 0),
+        (24, 1, 2, 1),
+        (24, 3, 2, 0),
+        (9, 1, 1, 1),
+    ] {
+        let mut scene = Scene::new();
+        scene.manifest = [
+            "transit_us = 10\n",
+            "\"net.netfilter.nf_conntrack_tcp_timeout_syn_sent\" = 15\n",
+        ];
+        scene.rules(
+            0,
+            &format!("ipvsadm -A -t {VIP} -s rr\nipvsadm -a -t {VIP} -r {OLD} -m"),
+        );
+        scene.ct = Scene::header(500);
+        let mut listing = Scene::header(22_000);
+        for host in 0..all {
+            let ms = if host < expired { 1_000 } else { 12_000 };
+            let client = format!("10.23.31.{host}:40000");
+            let syn = segment(&client, VIP, Flags::SYN, 1, 0);
+            scene.passes(ms + u64::from(host), syn, &client, OLD);
+            if host >= expired + lacks {
+                listing += &entry(host, 5);
+            }
+        }
+        scene.sysctls =
+            Scene::header(21_000) + &format!("net.netfilter.nf_conntrack_count = {all}\n");
+        scene.ct += &listing;
+        scene.rules(25_000, "");
+        let report = scene.diff();
+        let about = format!("{all} {expired} {lacks}: {}", report.text(9));
+        let extra = report.by_class.get(&Class::CtExtra).copied();
+        assert_eq!(extra.unwrap_or(0), wrong, "{about}");
+        assert_eq!(report.divergence_count(), wrong, "{about}");
+    }
+}
+
+/// Invalidated templates of one client and real server have one tuple, and a row of whole seconds of time left agrees
+/// with a listed one that is a second less: whatever their order, each is taken for itself.
+#[test]
+fn rows_of_one_tuple_are_not_taken_for_each_other() {
+    let row = |left: u32| {
+        format!("TCP 00:{left}  ASSURED 10.23.31.87:0 10.20.79.226:65535 10.27.1.10:65535\n")
+    };
+    let listing = |ms, left: [u32; 2]| Scene::header(ms) + &row(left[0]) + &row(left[1]);
+    for (first, then) in [
+        ([59, 58], [39, 38]),
+        ([59, 58], [38, 39]),
+        ([58, 59], [39, 38]),
+        ([58, 59], [38, 39]),
+    ] {
+        let mut scene = Scene::new();
+        scene.rules(0, &format!("ipvsadm -A -t {VIP} -s rr -p 60"));
+        scene.sysctls = Scene::header(500) + "net.ipv4.vs.expire_nodest_conn = 0\n";
+        scene.ipvs = listing(1_000, first) + &listing(21_000, then);
+        scene.rules(30_000, "");
+        let report = scene.diff();
+        assert_eq!(report.divergence_count(), 0, "{}", report.text(9));
+        // Both are shorter than they can be.
+        scene.ipvs = listing(1_000, first) + &listing(21_000, then.map(|left| left - 3));
+        let report = scene.diff();
+        let wrong = report.by_class.get(&Class::IpvsTime);
+        assert_eq!(wrong, Some(&2), "{}", report.text(9));
+    }
+}
+
+/// Two connections' conntrack entries have expired. How many of them the collector has taken by the next packet, the node's
+/// count says; which ones, the packet's fate: it clashes with the one that is there, for the node has no nat table, as a
+/// third client's packet shows.
+#[test]
+fn which_entry_was_collected_is_told_by_what_clashes() {
+    const OTHER_CLIENT: &str = "10.23.31.88:40000";
+    const THIRD_CLIENT: &str = "10.23.31.89:40000";
+    const OTHER_VIP: &str = "10.20.79.226:31200";
+    // Whose tuple the packet has, expired entries left, whether it passes, whether that can be.
+    for (client, left, passes, can_be) in [
+        (CLIENT, 1, true, true),
+        (CLIENT, 1, false, true),
+        (OTHER_CLIENT, 1, true, true),
+        (OTHER_CLIENT, 1, false, true),
+        (OTHER_CLIENT, 2, false, true),
+        (CLIENT, 0, true, true),
+        (CLIENT, 0, false, false),
+        (OTHER_CLIENT, 0, false, false),
+    ] {
+        let mut scene = Scene::new();
+        scene.manifest = [
+            "transit_us = 10\n",
+            "\"net.netfilter.nf_conntrack_tcp_timeout_syn_sent\" = 5\n",
+        ];
+        let service = |vip| format!("ipvsadm -A -t {vip} -s rr\nipvsadm -a -t {vip} -r {OLD} -m\n");
+        scene.rules(0, &(service(VIP) + &service(OTHER_VIP)));
+        scene.ct = Scene::header(500);
+        for (ms, client) in [
+            (1_000, CLIENT),
+            (2_000, OTHER_CLIENT),
+            (19_000, THIRD_CLIENT),
+        ] {
+            scene.passes(ms, segment(client, VIP, Flags::SYN, 1, 0), client, OLD);
+        }
+        let clashes = segment(THIRD_CLIENT, OTHER_VIP, Flags::SYN, 9, 0);
+        scene.packets.push((19_500_000_000, clashes, 64));
+        let count = format!("net.netfilter.nf_conntrack_count = {}\n", left + 1);
+        scene.sysctls = Scene::header(20_000) + &count;
+        let again = segment(client, OTHER_VIP, Flags::SYN, 9, 0);
+        if passes {
+            scene.passes(20_001, again, client, OLD);
+        } else {
+            scene.packets.push((20_001_000_000, again, 64));
+        }
+        scene.rules(25_000, "");
+        let report = scene.diff();
+        let about = format!("{client} {left} {passes}: {}", report.text(9));
+        assert_eq!(report.divergence_count() == 0, can_be, "{about}");
+        assert_eq!(report.verdicts, 5, "{about}");
+        // Taken as the longest expired goes first, only two of them need another choice.
+        let chosen = report.not_checked.contains_key(WHICH_COLLECTED);
+        let first_went = (client == CLIENT) == passes;
+        assert_eq!(chosen, left == 1 && !first_went, "{about}");
+    }
 }
 
 /// The kubelet probes pods without the service; so may a client on the node.

@@ -3,6 +3,7 @@
 use super::replay::{CT, Replay};
 use super::report::Class;
 use crate::capture::Event;
+use ipvs_model::conntrack::Collected;
 use ipvs_model::segment::{Endpoint, Proto, Tuple};
 use std::net::Ipv4Addr;
 
@@ -43,7 +44,10 @@ impl Replay<'_> {
         let now = self.jiffies();
         self.report.entries += 1;
         self.counted = true;
-        if let Err(here) = self.node.ct.collect_to(now, count) {
+        let before = (self.node.ct.count() > count).then(|| Box::new((self.node.clone(), count)));
+        let collected = self.node.ct.collect_to(now, count, |_| 0);
+        self.partly = before.filter(|_| collected == Ok(Collected::Part));
+        if let Err(here) = collected {
             let nobody = Endpoint::new(Ipv4Addr::UNSPECIFIED, 0);
             let tuple = Tuple {
                 proto: Proto::Tcp,

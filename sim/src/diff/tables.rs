@@ -174,16 +174,20 @@ impl Replay<'_> {
         }
     }
 
-    /// Compares the entries of one client's tuple. There may be two for a tick.
+    /// Compares the entries of one client's tuple. There may be two for a tick, and invalidated templates of all services
+    /// have one tuple.
     fn ipvs_group(
         &mut self,
         event: &Event,
         tuple: Tuple,
         mut rows: Vec<Row>,
-        lines: Vec<IpvsConnLine>,
+        mut lines: Vec<IpvsConnLine>,
         complete: bool,
         ahead: &mut Ahead,
     ) -> Result<(), ReadError> {
+        // A row may agree with two whole seconds: taken in turn, as many agree as can.
+        rows.sort_by_key(|row| row.left_ticks);
+        lines.sort_by_key(|line| line.expires_s);
         let mut left = Vec::new();
         for line in lines {
             self.report.entries += 1;

@@ -123,11 +123,24 @@ fn a_count_tells_what_was_collected() {
     }
     net.wait(117);
     let tick = net.tick();
-    assert_eq!(net.ct.collect_to(tick, 3), Ok(()), "two have expired");
-    let first = Tuple::tcp(Endpoint::new(Ipv4Addr::new(10, 0, 1, 1), 40000), service());
-    assert!(net.ct.iter().all(|(_, entry)| entry.orig() != first));
-    assert_eq!(net.ct.collect_to(tick, 1), Err(3), "two live");
-    assert_eq!(net.ct.collect_to(tick, 4), Err(3), "the count cannot grow");
+    let of = |host| {
+        Tuple::tcp(
+            Endpoint::new(Ipv4Addr::new(10, 0, 1, host), 40000),
+            service(),
+        )
+    };
+    let has = |ct: &Conntrack, host| ct.iter().any(|(_, entry)| entry.orig() == of(host));
+    let mut other = net.ct.clone();
+    let two_expired = Ok(Collected::Part);
+    assert_eq!(net.ct.collect_to(tick, 3, |_| 0), two_expired);
+    assert!(!has(&net.ct, 1) && has(&net.ct, 2));
+    let spared = |entry: &CtEntry| u8::from(entry.orig() == of(1));
+    assert_eq!(other.collect_to(tick, 3, spared), two_expired);
+    assert!(has(&other, 1) && !has(&other, 2), "the second has its turn");
+    assert_eq!(net.ct.collect_to(tick, 3, |_| 0), Ok(Collected::Nothing));
+    assert_eq!(net.ct.collect_to(tick, 1, |_| 0), Err(3), "two live");
+    assert_eq!(net.ct.collect_to(tick, 4, |_| 0), Err(3), "it cannot grow");
+    assert_eq!(other.collect_to(tick, 2, |_| 0), Ok(Collected::All));
     net.wait(600);
     let tick = net.tick();
     net.ct.gc(tick, &net.sysctls);
