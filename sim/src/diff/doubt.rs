@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use ipvs_model::conntrack::{CtRule, Status};
+use ipvs_model::conntrack::{CtEntry, CtRule, Status};
 use ipvs_model::ipvs::Listed;
 use ipvs_model::ipvs::state::State;
 use ipvs_model::node::{Decision, Rule, Verdict};
@@ -193,23 +193,34 @@ impl Replay<'_> {
         decision: Decision,
     ) -> Option<Decision> {
         let (before, count) = *self.partly.take()?;
-        let (in_the_way, turn) = match (decision.rule, decision.verdict, seen) {
+        // Those that it turns on are taken before all others, or after.
+        let (tuples, turn) = match (decision.rule, decision.verdict, seen) {
             (Rule::Conntrack(CtRule::Clash), Verdict::Drop, Seen::Left(left)) => {
                 (owned(segment, &left), 0)
             }
             (_, Verdict::Forward(out), Seen::Nothing) if made_entry(decision.ct) => {
                 (owned(segment, &out), 2)
             }
+            (_, Verdict::Forward(out), Seen::Left(left))
+                if made_entry(decision.ct) && out.tuple.src != left.tuple.src =>
+            {
+                (owned(segment, &left), 0)
+            }
             _ => return None,
+        };
+        // Masquerading gives a source the port that it has in another entry (`find_appropriate_src`).
+        let masquerades = matches!(decision.verdict, Verdict::Forward(_)) && turn == 0;
+        let order = |entry: &CtEntry| {
+            let meant = tuples.contains(&entry.orig())
+                || tuples.contains(&entry.reply())
+                || masquerades && entry.orig().src == segment.tuple.src;
+            if meant { turn } else { 1 }
         };
         let undo = (
             std::mem::replace(&mut self.node, before),
             self.schedulers.clone(),
         );
-        let taken = self.node.ct.collect_to(self.jiffies(), count, |entry| {
-            let meant = in_the_way.contains(&entry.orig()) || in_the_way.contains(&entry.reply());
-            if meant { turn } else { 1 }
-        });
+        let taken = self.node.ct.collect_to(self.jiffies(), count, order);
         let again = taken
             .is_ok()
             .then(|| self.explained(segment, inward, seen, WHICH_COLLECTED));
@@ -261,7 +272,7 @@ impl Replay<'_> {
         let expired = self.expired().collect::<Vec<_>>();
         self.look_up(&expired);
         if expired.is_empty() {
-            let unassured = |e: &ipvs_model::conntrack::CtEntry| !e.status.has(Status::ASSURED);
+            let unassured = |e: &CtEntry| !e.status.has(Status::ASSURED);
             let victim = self
                 .node
                 .ct

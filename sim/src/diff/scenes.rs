@@ -322,6 +322,45 @@ fn a_drop_is_seen_as_long_as_the_capture_is_whole() {
     assert_eq!(report.by_class.get(&Class::Verdict), Some(&1));
 }
 
+/// The same where the node masquerades: a source that has an entry keeps its port, and gets another one if that is gone.
+#[test]
+fn which_entry_was_collected_is_told_by_the_port_that_is_kept() {
+    const OTHER_CLIENT: &str = "10.23.31.88:40000";
+    const OTHER_VIP: &str = "10.20.79.226:31200";
+    const KEPT: [&str; 2] = ["10.20.79.226:51515", "10.20.79.226:51516"];
+    const FRESH: &str = "10.20.79.226:40000";
+    // Who asks again, as whom the node does, whether another entry than the longest expired must have gone.
+    for (client, leaves_as, chosen) in [
+        (CLIENT, FRESH, false),
+        (OTHER_CLIENT, FRESH, true),
+        (OTHER_CLIENT, KEPT[1], false),
+    ] {
+        let mut scene = Scene::new();
+        scene.manifest = [
+            "transit_us = 10\n",
+            "\"net.netfilter.nf_conntrack_tcp_timeout_syn_sent\" = 5\n",
+        ];
+        let service = |vip| format!("ipvsadm -A -t {vip} -s rr\nipvsadm -a -t {vip} -r {OLD} -m\n");
+        scene.rules(0, &(service(VIP) + &service(OTHER_VIP)));
+        scene.ct = Scene::header(500);
+        for (ms, client, port) in [(1_000, CLIENT, KEPT[0]), (2_000, OTHER_CLIENT, KEPT[1])] {
+            scene.passes(ms, segment(client, VIP, Flags::SYN, 1, 0), port, OLD);
+        }
+        scene.sysctls = Scene::header(20_000) + "net.netfilter.nf_conntrack_count = 1\n";
+        let again = segment(client, OTHER_VIP, Flags::SYN, 9, 0);
+        scene.passes(20_001, again, leaves_as, OLD);
+        scene.rules(25_000, "");
+        let report = scene.diff();
+        let about = format!("{client} {leaves_as}: {}", report.text(9));
+        assert_eq!(report.divergence_count(), 0, "{about}");
+        assert_eq!(
+            report.not_checked.contains_key(WHICH_COLLECTED),
+            chosen,
+            "{about}"
+        );
+    }
+}
+
 /// A listing of conntrack that takes several reads deletes what has expired and then goes on too far. It may lack as many
 /// entries that live, and no more; a listing of one read lacks none.
 #[test]
