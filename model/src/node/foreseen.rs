@@ -48,7 +48,28 @@ impl Forgetting {
         self.last_step + Span(ticks * (NANOS_PER_SEC / hz + 1))
     }
 
-    /// The same of the one whose SYN is at the node at `syn`.
+    /// The first moment for a SYN whose connection IPVS still knows at a tick, at or after `from`, whose connection it does not.
+    /// A connection that began later is known longer.
+    pub fn known_since(&self, tick: Jiffies, from: Instant, now: Instant) -> Instant {
+        let (mut gone, mut known) = (from.0, now.0 + 1);
+        while gone + 1 < known {
+            let middle = gone + (known - gone) / 2;
+            if self.of(Instant(middle)).ipvs > tick {
+                known = middle;
+            } else {
+                gone = middle;
+            }
+        }
+        Instant(known)
+    }
+
+    /// The deadline of the conntrack entry of the one whose SYN is at the node at `syn`.
+    #[inline]
+    pub fn ct_deadline(&self, syn: Instant) -> Jiffies {
+        self.ct.deadline(self.clock.jiffies(syn + self.last))
+    }
+
+    /// When the tables forget the one whose SYN is at the node at `syn`.
     #[inline]
     pub fn of(&self, syn: Instant) -> Forgotten {
         let tick = self.clock.jiffies(syn + self.last_step);
@@ -56,7 +77,7 @@ impl Forgetting {
             ipvs: self
                 .clock
                 .fires(self.clock.deadline(tick, self.ticks), self.ticks),
-            ct: self.ct.deadline(self.clock.jiffies(syn + self.last)),
+            ct: self.ct_deadline(syn),
         }
     }
 }

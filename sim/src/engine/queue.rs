@@ -154,21 +154,30 @@ impl<E> Queue<E> {
         self.push(series, when, event);
     }
 
+    /// The moment at which an event that is sent down a lane now arrives, if nothing that is scheduled comes before it: its turn is
+    /// taken, and it may happen at once. `now` must not go back between calls.
+    #[inline]
+    pub fn comes_next(&mut self, now: Instant, lane: Lane) -> Option<Instant> {
+        let when = now + lane.delay;
+        let next = self.alone.is_none()
+            && lane.line < self.lines.len()
+            && when.0 >> BUCKET_SHIFT < self.next
+            && when < self.first().0.when();
+        next.then(|| {
+            self.sequence += 1;
+            when
+        })
+    }
+
     /// Sends an event down a lane. `now` must not go back between calls.
     #[inline]
     pub fn send(&mut self, now: Instant, lane: Lane, event: E) {
-        let when = now + lane.delay;
-        if self.alone.is_none()
-            && lane.line < self.lines.len()
-            && when.0 >> BUCKET_SHIFT < self.next
-            && when < self.first().0.when()
-        {
-            self.sequence += 1;
+        if let Some(when) = self.comes_next(now, lane) {
             let key = Key::new(when, self.sequence);
             self.alone = Some((key, lane.line, event));
             return;
         }
-        self.push(lane, when, event);
+        self.push(lane, now + lane.delay, event);
     }
 
     #[inline]

@@ -471,6 +471,21 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Moves on to the moment at which what leaves a client now reaches the node, if nothing comes before that: the caller
+    /// handles it at once.
+    #[inline]
+    pub(super) fn passes_time_to_node(&mut self) -> bool {
+        let Way::Lane(lane) = self.client_node else {
+            return false;
+        };
+        let Some(at) = self.queue.comes_next(self.now, lane) else {
+            return false;
+        };
+        self.now = at;
+        self.events += 1;
+        true
+    }
+
     /// Sends an event down a leg of the network.
     pub(super) fn travel(&mut self, leg: Leg, event: Event) {
         let draw = |way: Way, world: &mut Self| match way {

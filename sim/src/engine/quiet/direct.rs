@@ -244,6 +244,10 @@ impl World<'_> {
             port_idle: idle.filter(|idle| *idle > Span::ZERO),
             again: None,
         });
+        // Nothing else happens while most SYNs are on their way.
+        if self.passes_time_to_node() {
+            return self.quiet_syn(place);
+        }
         self.travel(Leg::ClientNode, Event::QuietSyn(place));
     }
 

@@ -129,6 +129,11 @@ impl LeftBy {
         });
     }
 
+    /// Whether the node's tables remember nothing of a connection by now, however it went.
+    pub(super) fn is_over(&self, left: &Left, now: Instant) -> bool {
+        left.syn + self.forgotten < now
+    }
+
     /// The entries of a port's latest connection are written out, or nobody remembers them.
     pub(super) fn paid(&mut self, host: u32, port: u16) {
         if let Some(left) = self.get_mut(host, port) {
@@ -388,8 +393,18 @@ impl World<'_> {
         let kinds = (0..quiet.kinds.len()).map(|kind| {
             [false, true].map(|again| quiet.forgetting(&self.node, kind as u16, again))
         });
-        let kinds = kinds.collect::<Vec<_>>();
         let tick = self.node.ipvs.clock().jiffies(self.now);
+        // No connection is remembered that began before this.
+        let oldest = Instant(self.now.0.saturating_sub(quiet.left.forgotten.0 + 1));
+        let with_begin = |forgetting: Option<Forgetting>| {
+            let forgetting = forgetting?;
+            let since = match forgetting.of(oldest).ipvs > tick {
+                true => oldest,
+                false => forgetting.known_since(tick, oldest, self.now),
+            };
+            Some((since, forgetting))
+        };
+        let kinds = kinds.map(|both| both.map(with_begin)).collect::<Vec<_>>();
         let (hosts, left) = (&self.hosts, &quiet.left);
         let (mut known, mut first, mut next) = (None, 0, 0);
         self.node.collect_beside(self.now, &mut |place| {
@@ -403,8 +418,8 @@ impl World<'_> {
             let (ports, forgetting) = known?;
             let left = ports.left.get(place - first)?.as_ref()?;
             left.owed?;
-            let forgotten = forgetting[usize::from(left.again)].as_ref()?.of(left.syn);
-            (forgotten.ipvs > tick).then_some(forgotten.ct)
+            let (since, forgetting) = forgetting[usize::from(left.again)].as_ref()?;
+            (left.syn >= *since).then(|| forgetting.ct_deadline(left.syn))
         });
     }
 

@@ -34,14 +34,18 @@ impl World<'_> {
         let Some((left, dest)) = left.and_then(|left| Some((left, left.owed?))) else {
             return Owes::Nothing;
         };
+        if quiet.touched(begun.host, begun.port) != 0 {
+            return Owes::Unclear;
+        }
+        if quiet.left.is_over(left, self.now) {
+            return Owes::Forgotten;
+        }
         let Some(forgetting) = quiet.forgetting(&self.node, begun.kind, left.again) else {
             return Owes::Unclear;
         };
         let forgotten = forgetting.of(left.syn);
         let tick = self.node.ipvs.clock().jiffies(self.now);
-        if quiet.touched(begun.host, begun.port) != 0 {
-            Owes::Unclear
-        } else if forgotten.ipvs <= tick {
+        if forgotten.ipvs <= tick {
             Owes::Forgotten
         } else if forgotten.ct <= tick {
             Owes::Unclear
