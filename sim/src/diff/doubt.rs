@@ -24,7 +24,7 @@ pub(super) const COLLECTED: &str =
 /// Why nothing is said of which expired entries were taken where their number is known.
 pub(super) const WHICH_COLLECTED: &str = "expired conntrack entries, of which the collector had taken some: the count does not say which";
 /// Why a packet passed in spite of an expired entry that nobody had collected.
-const SAME_BUCKET: &str = "expired conntrack entry in the bucket of a packet's look-up, which deleted it: the node's hash seed put it there";
+pub(super) const SAME_BUCKET: &str = "expired conntrack entry in the bucket of a packet's look-up, which deleted it: the node's hash seed put it there";
 /// Why nothing is said of entries that come and go in a full table.
 pub(super) const WHICH_EVICTED: &str =
     "conntrack table full: which entry gives way is its hash's choice";
@@ -240,13 +240,16 @@ impl Replay<'_> {
         seen: Seen,
         decision: Decision,
     ) -> Decision {
-        let (Verdict::Drop, Seen::Left(left)) = (decision.verdict, seen) else {
+        if decision.verdict != Verdict::Drop || self.met_in_bucket {
             return decision;
-        };
-        let met = match decision.rule {
-            _ if self.met_in_bucket => return decision,
-            Rule::Conntrack(CtRule::Clash) => owned(segment, &left).to_vec(),
-            Rule::Conntrack(CtRule::TableFull) => self.expired().take(1).collect(),
+        }
+        // A full table's drop may have been any packet that makes an entry, of one that the node answers itself too.
+        let met = match (decision.rule, seen) {
+            (Rule::Conntrack(CtRule::Clash), Seen::Left(left)) => owned(segment, &left).to_vec(),
+            (
+                Rule::Conntrack(CtRule::TableFull),
+                Seen::Left(_) | Seen::Reset(_) | Seen::Icmp(_),
+            ) => self.expired().take(1).collect(),
             _ => return decision,
         };
         let (node, schedulers) = (self.node.clone(), self.schedulers.clone());
@@ -257,6 +260,59 @@ impl Replay<'_> {
         }
         (self.node, self.schedulers) = (node, schedulers);
         decision
+    }
+
+    /// Runs the packet. Masquerading gives a source the port that it has in another entry (`find_appropriate_src`), unless a
+    /// look-up has met that one, expired, in its bucket.
+    pub(super) fn run_with_its_port(
+        &mut self,
+        segment: &Segment,
+        inward: bool,
+        seen: Seen,
+    ) -> Decision {
+        let lost = self.of_lost_port(segment, inward, seen);
+        if lost.is_empty() {
+            return self.run_packet(segment, inward, seen);
+        }
+        let before = (self.node.clone(), self.schedulers.clone());
+        let decision = self.run_packet(segment, inward, seen);
+        if matches!(compare(&decision, seen), Match::Yes) {
+            return decision;
+        }
+        let after = (
+            std::mem::replace(&mut self.node, before.0),
+            std::mem::replace(&mut self.schedulers, before.1),
+        );
+        self.look_up(&lost);
+        if let Some(again) = self.explained(segment, inward, seen, SAME_BUCKET) {
+            self.met_in_bucket = true;
+            return again;
+        }
+        (self.node, self.schedulers) = after;
+        decision
+    }
+
+    /// Expired entries of the packet's source with another port than the one it left with. Where the count leaves open which
+    /// entries were collected, that is asked first ([`Self::others_collected`]).
+    fn of_lost_port(&self, segment: &Segment, inward: bool, seen: Seen) -> Vec<Tuple> {
+        let Seen::Left(left) = seen else {
+            return Vec::new();
+        };
+        let (from, to) = (segment.tuple.src, left.tuple.src);
+        let asked = self.counted && self.partly.is_none() && !self.met_in_bucket;
+        if !asked || !inward || from.ip == to.ip {
+            return Vec::new();
+        }
+        let now = self.jiffies();
+        let entries = self.node.ct.iter().map(|(_, entry)| entry);
+        let lost = entries.filter(|entry| {
+            let source = entry.reply().dst;
+            entry.is_expired(now)
+                && entry.orig().src == from
+                && source.ip == to.ip
+                && source.port != to.port
+        });
+        lost.map(CtEntry::orig).collect()
     }
 
     /// Expired conntrack entries that are still there.

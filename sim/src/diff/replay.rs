@@ -360,7 +360,7 @@ impl<'a> Replay<'a> {
         let found = self.entry_of(segment, inward);
         let mut decision = match self.may_be_dead(found, inward, seen, ahead)? {
             true => self.run_where_dead(segment, inward, seen, ahead)?,
-            false => self.run_packet(segment, inward, seen),
+            false => self.run_with_its_port(segment, inward, seen),
         };
         let outcome = self.judge_silence(&decision, seen, compare(&decision, seen));
         if let Some((node, schedulers)) = before
