@@ -66,14 +66,15 @@ impl Collector {
 struct Mean {
     at: Jiffies,
     bounds: (u64, u64),
-    mean: i64,
-    count: i64,
+    /// At most 300 s, as all that it is of: the division of words is the longest part of a visit.
+    mean: i32,
+    count: i32,
 }
 
 impl Mean {
     fn add(&mut self, deadline: Jiffies) {
         let (min, max) = self.bounds;
-        let left = self.at.until(deadline).clamp(min, max) as i64;
+        let left = self.at.until(deadline).clamp(min, max) as i32;
         // Once for each direction's place in the hash table.
         for _ in 0..2 {
             self.count += 1;
@@ -204,7 +205,7 @@ impl Conntrack {
         let mut mean = Mean {
             at,
             bounds: (min, self.clock.ticks(300)),
-            mean: self.clock.ticks(60) as i64,
+            mean: self.clock.ticks(60) as i32,
             count: 100,
         };
         // Those in chains have their turn with their ports.

@@ -21,6 +21,14 @@ pub struct Foreseen<'a> {
     pub last: Span,
 }
 
+impl Foreseen<'_> {
+    /// The deadline of the conntrack entry of the one whose SYN is at the node at `syn`.
+    #[inline]
+    pub fn ct_deadline(&self, clock: &Clock, syn: Instant) -> Jiffies {
+        self.ct.deadline(clock.jiffies(syn + self.last))
+    }
+}
+
 /// When the tables forget a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forgotten {
@@ -48,6 +56,17 @@ impl Forgetting {
         self.last_step + Span(ticks * (NANOS_PER_SEC / hz + 1))
     }
 
+    /// For so long after the SYN both tables know a connection.
+    pub fn shortest(&self) -> Span {
+        // Of its first tick a timer may have less than the whole.
+        let within = |ticks: u64| {
+            let hz = u64::from(self.clock.hz());
+            Span(ticks.saturating_sub(1).saturating_mul(NANOS_PER_SEC / hz))
+        };
+        let in_conntrack = self.ct.deadline(Jiffies(0)).0;
+        (self.last_step + within(self.ticks)).min(self.last + within(in_conntrack))
+    }
+
     /// The first moment for a SYN whose connection IPVS still knows at a tick, at or after `from`, whose connection it does not.
     /// A connection that began later is known longer.
     pub fn known_since(&self, tick: Jiffies, from: Instant, now: Instant) -> Instant {
@@ -66,7 +85,13 @@ impl Forgetting {
     /// The deadline of the conntrack entry of the one whose SYN is at the node at `syn`.
     #[inline]
     pub fn ct_deadline(&self, syn: Instant) -> Jiffies {
-        self.ct.deadline(self.clock.jiffies(syn + self.last))
+        let (ct, last) = (&self.ct, self.last);
+        let foreseen = Foreseen {
+            steps: &[],
+            ct,
+            last,
+        };
+        foreseen.ct_deadline(&self.clock, syn)
     }
 
     /// When the tables forget the one whose SYN is at the node at `syn`.

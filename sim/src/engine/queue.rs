@@ -79,6 +79,8 @@ pub struct Queue<E> {
     /// The event that comes before all others, if it was sent as such, with its line, which is empty or later: most packets
     /// are alone on their way.
     alone: Option<(Key, usize, E)>,
+    /// The key of the event of a series that its caller holds, [`NEVER`] if none is held.
+    held: Key,
     /// Buckets up to this one are in `near` and `late`.
     bucket: u64,
     /// What is left of the bucket, the last event first.
@@ -106,6 +108,7 @@ impl<E> Default for Queue<E> {
             fronts: Vec::new(),
             best: (NEVER, 0),
             alone: None,
+            held: NEVER,
             bucket: 0,
             near: Vec::new(),
             late: BinaryHeap::new(),
@@ -154,6 +157,37 @@ impl<E> Queue<E> {
         self.push(series, when, event);
     }
 
+    /// The next event of a series takes its turn, and its caller holds it for as long as it handles the present one: if nothing
+    /// comes before it, it needs no place here. It is given back by [`Queue::take_held`] or [`Queue::file_held`].
+    #[inline]
+    pub const fn hold(&mut self, when: Instant) {
+        self.sequence += 1;
+        self.held = Key::new(when, self.sequence);
+    }
+
+    /// The moment of the event that is held, if it is the next one of all and not after `until`.
+    #[inline]
+    pub fn take_held(&mut self, until: Instant) -> Option<Instant> {
+        let when = self.held.when();
+        let next = self.alone.is_none()
+            && when <= until
+            && when.0 >> BUCKET_SHIFT < self.next
+            && self.held < self.first().0;
+        next.then(|| {
+            self.held = NEVER;
+            when
+        })
+    }
+
+    /// Files the event that is held, if any is, with the turn that it has.
+    #[inline]
+    pub fn file_held(&mut self, series: Lane, event: E) {
+        let key = core::mem::replace(&mut self.held, NEVER);
+        if key != NEVER {
+            self.push_key(series, key, event);
+        }
+    }
+
     /// The moment at which an event that is sent down a lane now arrives, if nothing that is scheduled comes before it: its turn is
     /// taken, and it may happen at once. `now` must not go back between calls.
     #[inline]
@@ -162,6 +196,7 @@ impl<E> Queue<E> {
         let next = self.alone.is_none()
             && lane.line < self.lines.len()
             && when.0 >> BUCKET_SHIFT < self.next
+            && when < self.held.when()
             && when < self.first().0.when();
         next.then(|| {
             self.sequence += 1;
@@ -182,11 +217,15 @@ impl<E> Queue<E> {
 
     #[inline]
     fn push(&mut self, lane: Lane, when: Instant, event: E) {
-        if lane.line >= self.lines.len() {
-            return self.at(when, event);
-        }
         self.sequence += 1;
-        let key = Key::new(when, self.sequence);
+        self.push_key(lane, Key::new(when, self.sequence), event);
+    }
+
+    #[inline]
+    fn push_key(&mut self, lane: Lane, key: Key, event: E) {
+        if lane.line >= self.lines.len() {
+            return self.at_key(key, event);
+        }
         self.makes_way(key);
         let line = &mut self.lines[lane.line];
         if line.waiting.is_empty() {
@@ -225,7 +264,10 @@ impl<E> Queue<E> {
 
     /// Schedules an event at a moment that is not over, with the turn that it had.
     pub fn at_turn(&mut self, when: Instant, turn: Turn, event: E) {
-        let key = Key::new(when, turn.0);
+        self.at_key(Key::new(when, turn.0), event);
+    }
+
+    fn at_key(&mut self, key: Key, event: E) {
         self.makes_way(key);
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -237,7 +279,7 @@ impl<E> Queue<E> {
                 self.events.len() as u32 - 1
             }
         };
-        let bucket = when.0 >> BUCKET_SHIFT;
+        let bucket = key.when().0 >> BUCKET_SHIFT;
         if bucket <= self.bucket {
             self.late.push(Reverse((key, slot)));
             return;
@@ -380,20 +422,40 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// The queue gives events back in the order of a stable sort by time.
+        /// The queue gives events back in the order of a stable sort by time; one that is held is taken if it is the next of all.
         #[test]
-        fn order_is_time_then_scheduling(delays in prop::collection::vec((0u64..50, 0usize..5), 1..200)) {
+        fn order_is_time_then_scheduling(delays in prop::collection::vec((0u64..50, 0usize..7), 1..200)) {
             let mut queue = Queue::default();
             let lanes = [queue.lane(Span(7)), queue.lane(Span(20))];
             let series = queue.series();
+            let arrivals = queue.series();
             let mut expected = Vec::new();
+            let mut now = Instant::ZERO;
             for (n, (delay, how)) in delays.into_iter().enumerate() {
                 // Time only moves on, as it does in a run.
-                let now = Instant((n as u64 / 4) * 3_000_000);
+                now = now.max(Instant((n as u64 / 4) * 3_000_000));
                 let when = match how {
                     0 => { queue.at(now + Span(delay), n); now + Span(delay) }
                     3 => { queue.at(now + Span(delay << 23), n); now + Span(delay << 23) }
                     4 => { queue.next(series, now + Span(40), n); now + Span(40) }
+                    5 | 6 => {
+                        let held = now + Span(if how == 5 { 10 } else { 4_000_000 });
+                        // What is sent meanwhile comes before it, or after it.
+                        queue.hold(held);
+                        let sent = now + Span(7);
+                        let at_once = queue.comes_next(now, lanes[0]);
+                        prop_assert!(at_once.is_none_or(|at| at == sent && expected.iter().all(|(when, _)| *when > at)));
+                        let next = expected.iter().all(|(when, _)| *when > held);
+                        match queue.take_held(Instant::NEVER) {
+                            Some(at) => {
+                                prop_assert!(next && at == held);
+                                now = held;
+                                continue;
+                            }
+                            // It may be the next one, if that takes more than a look to tell.
+                            None => { queue.file_held(arrivals, n); held }
+                        }
+                    }
                     1 => { queue.send(now, lanes[0], n); now + Span(7) }
                     _ => { queue.send(now, lanes[1], n); now + Span(20) }
                 };

@@ -274,10 +274,11 @@ impl Quiet {
         let ends_first = gaps.fold(f64::MAX, f64::min) < client_node.0 as f64;
         let lessons = kinds.iter().flatten();
         let lessons = lessons.flat_map(|kind| [Some(&kind.healthy), kind.resent.as_ref()]);
-        let forgotten_at_node = lessons
+        let forgetting = lessons
             .flatten()
-            .map(|healthy| node.forgetting(&healthy.foreseen()).longest());
-        let forgotten_at_node = forgotten_at_node.max()?;
+            .map(|healthy| node.forgetting(&healthy.foreseen()));
+        let kept = forgetting.clone().map(|known| known.shortest()).min()?;
+        let forgotten_at_node = forgetting.map(|known| known.longest()).max()?;
         let count = kinds.len();
         kinds.iter().any(Option::is_some).then(|| {
             Box::new(Self {
@@ -287,7 +288,7 @@ impl Quiet {
                 ends_first,
                 forgotten: FORGOTTEN + over,
                 direct: Direct::new(count),
-                left: LeftBy::new(node, hosts, forgotten_at_node),
+                left: LeftBy::new(node, hosts, kept, forgotten_at_node),
                 client_node,
                 node_pod,
                 settles: service + client_node + client_node + node_pod + node_pod,

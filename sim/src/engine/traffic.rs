@@ -49,12 +49,21 @@ pub(super) fn trouble(rule: Rule, server_dead: bool) -> Option<Cause> {
 impl World<'_> {
     // The load.
 
-    pub(super) fn on_arrival(&mut self, kind: u16) {
-        let load = &mut self.loads[usize::from(kind)];
-        if let Some(next) = load.next_arrival() {
-            self.queue.next(load.series, next, Event::Arrival(kind));
+    /// A request arrives, and so do those after it until something else comes between them, or it is after `last`.
+    pub(super) fn on_arrivals(&mut self, kind: u16, last: Instant) {
+        loop {
+            let load = &mut self.loads[usize::from(kind)];
+            let series = load.series;
+            if let Some(next) = load.next_arrival() {
+                self.queue.hold(next);
+            }
+            self.begin(kind, 0);
+            let Some(at) = self.queue.take_held(last) else {
+                return self.queue.file_held(series, Event::Arrival(kind));
+            };
+            self.now = at;
+            self.events += 1;
         }
-        self.begin(kind, 0);
     }
 
     /// A request starts: on an idle connection, or on a new one.

@@ -150,7 +150,7 @@ pub struct World<'a> {
     proxy_filed: Instant,
     /// The latest change of rules on its way: a later one does not overtake it.
     rules_at: Instant,
-    events: u64,
+    pub(super) events: u64,
     /// The tables are checked after every so many packets; 0 for never.
     check_every: u64,
     pub(super) packets: u64,
@@ -428,7 +428,10 @@ impl<'a> World<'a> {
             }
             self.now = at;
             self.events += 1;
-            self.handle(event);
+            match event {
+                Event::Arrival(kind) => self.on_arrivals(kind, last),
+                event => self.handle(event),
+            }
         }
         self.catch_up_to(Instant::NEVER);
         end
@@ -436,7 +439,7 @@ impl<'a> World<'a> {
 
     pub(super) fn handle(&mut self, event: Event) {
         match event {
-            Event::Arrival(kind) => self.on_arrival(kind),
+            Event::Arrival(kind) => self.on_arrivals(kind, self.now),
             Event::Worker(kind, worker) => self.begin(kind, worker),
             Event::AtNode(segment) => self.at_node(&segment),
             Event::AtClient(segment) => self.at_client(&segment),

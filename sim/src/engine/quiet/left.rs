@@ -11,7 +11,7 @@ use ipvs_model::segment::{Endpoint, Tuple};
 use ipvs_model::tcp::foreseen::{Begin, Past};
 use ipvs_model::tcp::server::Phase;
 use ipvs_model::tcp::socket::Socket;
-use ipvs_model::time::{Instant, Span};
+use ipvs_model::time::{Instant, Jiffies, Span};
 
 use super::super::hosts::{Host, Hosts};
 use super::super::world::{Event, World};
@@ -48,6 +48,9 @@ struct Owed {
 struct Ports {
     first: u16,
     left: Vec<Option<Left>>,
+    /// The deadlines of the conntrack entries that are owed, as [`LeftBy::short`] tells them; 0 where none is. The collector visits
+    /// them all, in an order that is not theirs.
+    deadlines: Vec<u32>,
     /// Connections before the latest one that rest at other pods. Empty until there is one.
     older: Vec<Vec<Left>>,
 }
@@ -60,10 +63,14 @@ pub(super) struct LeftBy {
     owed: VecDeque<Owed>,
     /// So long after a SYN the node's tables remember nothing of its connection.
     forgotten: Span,
+    /// For so long both know it.
+    kept: Span,
     /// When those that nobody remembers are taken out again.
     tidy: Instant,
     /// Where the chains of each host's ports begin in the conntrack table, in order. Empty if entries are written out at once.
     places: Vec<(usize, u32)>,
+    /// A tick before all others.
+    origin: Jiffies,
 }
 
 /// Where the chains of each host's ports begin in the conntrack table, in order; empty if entries must be written out at
@@ -91,10 +98,12 @@ fn places(node: &Node, hosts: &Hosts) -> Vec<(usize, u32)> {
 }
 
 impl LeftBy {
-    /// Nothing yet; the node's tables remember nothing of a connection so long after its SYN.
-    pub(super) fn new(node: &Node, hosts: &Hosts, forgotten: Span) -> Self {
+    /// Nothing yet; both of the node's tables know a connection for the time `kept` after its SYN, and none after `forgotten`.
+    pub(super) fn new(node: &Node, hosts: &Hosts, kept: Span, forgotten: Span) -> Self {
         Self {
             forgotten,
+            kept,
+            origin: Jiffies(node.ipvs.clock().jiffies(Instant::ZERO).0 - 1),
             places: places(node, hosts),
             ..Self::default()
         }
@@ -105,11 +114,16 @@ impl LeftBy {
         !self.places.is_empty()
     }
 
-    /// The node's tables would have entries of a request's connection, whose SYN is there now, to the real server: they wait to be
-    /// written out.
-    pub(super) fn owe(&mut self, now: Instant, of: &Begun, dest: DestId) {
-        if let Some(left) = self.get_mut(of.host, of.port) {
-            left.owed = Some(dest);
+    /// The node's tables would have entries of a request's connection, whose SYN is there now, to the real server, that of
+    /// conntrack until a deadline: they wait to be written out.
+    pub(super) fn owe(&mut self, now: Instant, of: &Begun, dest: DestId, deadline: Jiffies) {
+        let deadline = self.short(deadline);
+        if let Some(ports) = self.hosts.get_mut(of.host as usize) {
+            let place = usize::from(of.port.saturating_sub(ports.first));
+            if let Some(Some(left)) = ports.left.get_mut(place) {
+                left.owed = Some(dest);
+                ports.deadlines[place] = deadline;
+            }
         }
         if !self.may_wait() {
             return;
@@ -129,15 +143,29 @@ impl LeftBy {
         });
     }
 
+    /// A deadline in half as many bytes; the last one that there is for all after it.
+    fn short(&self, deadline: Jiffies) -> u32 {
+        u32::try_from(deadline.0.saturating_sub(self.origin.0)).unwrap_or(u32::MAX)
+    }
+
     /// Whether the node's tables remember nothing of a connection by now, however it went.
     pub(super) fn is_over(&self, left: &Left, now: Instant) -> bool {
         left.syn + self.forgotten < now
     }
 
+    /// Whether both of the node's tables surely know a connection by now, however it went.
+    pub(super) fn is_kept(&self, left: &Left, now: Instant) -> bool {
+        left.syn + self.kept > now
+    }
+
     /// The entries of a port's latest connection are written out, or nobody remembers them.
     pub(super) fn paid(&mut self, host: u32, port: u16) {
-        if let Some(left) = self.get_mut(host, port) {
-            left.owed = None;
+        if let Some(ports) = self.hosts.get_mut(host as usize) {
+            let place = usize::from(port.saturating_sub(ports.first));
+            if let Some(Some(left)) = ports.left.get_mut(place) {
+                left.owed = None;
+                ports.deadlines[place] = 0;
+            }
         }
     }
 
@@ -221,19 +249,22 @@ impl LeftBy {
             let (low, high) = host.client.stack().sysctls.local_ports;
             ports.first = low;
             ports.left = vec![None; usize::from(high.saturating_sub(low)) + 1];
+            ports.deadlines = vec![0; ports.left.len()];
         }
-        if let Some(place) = ports.left.get_mut(usize::from(port - ports.first)) {
-            *place = Some(left);
+        let place = usize::from(port - ports.first);
+        if let Some(latest) = ports.left.get_mut(place) {
+            *latest = Some(left);
+            ports.deadlines[place] = 0;
         }
     }
 
     fn clear(&mut self, host: u32, port: u16) {
-        if let Some(ports) = self.hosts.get_mut(host as usize)
-            && let Some(place) = ports
-                .left
-                .get_mut(usize::from(port.saturating_sub(ports.first)))
-        {
-            *place = None;
+        if let Some(ports) = self.hosts.get_mut(host as usize) {
+            let place = usize::from(port.saturating_sub(ports.first));
+            if let Some(latest) = ports.left.get_mut(place) {
+                *latest = None;
+                ports.deadlines[place] = 0;
+            }
         }
     }
 }
@@ -406,6 +437,14 @@ impl World<'_> {
         };
         let kinds = kinds.map(|both| both.map(with_begin)).collect::<Vec<_>>();
         let (hosts, left) = (&self.hosts, &quiet.left);
+        // Deadlines of connections that began after every first one that is remembered, or before any.
+        let bounds = kinds.iter().map(|both| {
+            let first = both.iter().flatten();
+            let first = first.map(|(since, forgetting)| left.short(forgetting.ct_deadline(*since)));
+            first.fold((u32::MAX, 0), |(low, high), at| (low.min(at), high.max(at)))
+        });
+        let bounds = bounds.collect::<Vec<_>>();
+        let origin = left.origin;
         let (mut known, mut first, mut next) = (None, 0, 0);
         self.node.collect_beside(self.now, &mut |place| {
             if place < first || place >= next {
@@ -413,9 +452,18 @@ impl World<'_> {
                 let (start, host) = left.places.get(at.checked_sub(1)?)?;
                 (first, next) = (*start, left.places.get(at).map_or(usize::MAX, |to| to.0));
                 let kind = usize::from(hosts.peek(*host).kind);
-                known = left.hosts.get(*host as usize).zip(kinds.get(kind));
+                let ports = left.hosts.get(*host as usize);
+                known = ports.zip(kinds.get(kind)).zip(bounds.get(kind));
             }
-            let (ports, forgetting) = known?;
+            let ((ports, forgetting), (low, high)) = known?;
+            let deadline = *ports.deadlines.get(place - first)?;
+            if deadline < *low {
+                return None;
+            }
+            if deadline > *high && deadline < u32::MAX {
+                return Some(origin + u64::from(deadline));
+            }
+            // In the tick of the first one that is remembered its moment tells.
             let left = ports.left.get(place - first)?.as_ref()?;
             left.owed?;
             let (since, forgetting) = forgetting[usize::from(left.again)].as_ref()?;

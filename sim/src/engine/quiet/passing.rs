@@ -40,6 +40,15 @@ impl World<'_> {
         if quiet.left.is_over(left, self.now) {
             return Owes::Forgotten;
         }
+        let both = Owes::Both(Precedent {
+            dest,
+            kind: begun.kind,
+            left_again: left.again,
+            again: begun.again.is_some(),
+        });
+        if quiet.left.is_kept(left, self.now) {
+            return both;
+        }
         let Some(forgetting) = quiet.forgetting(&self.node, begun.kind, left.again) else {
             return Owes::Unclear;
         };
@@ -50,12 +59,7 @@ impl World<'_> {
         } else if forgotten.ct <= tick {
             Owes::Unclear
         } else {
-            Owes::Both(Precedent {
-                dest,
-                kind: begun.kind,
-                left_again: left.again,
-                again: begun.again.is_some(),
-            })
+            both
         }
     }
 
@@ -138,7 +142,9 @@ impl World<'_> {
         self.note_packets(1);
         quiet.untouch(begun.host, begun.port);
         self.leaves(quiet, begun, (place, theirs), meets.is_some());
-        quiet.left.owe(self.now, begun, dest);
+        let foreseen = quiet.healthy(begun)?.foreseen();
+        let deadline = foreseen.ct_deadline(self.node.ipvs.clock(), self.now);
+        quiet.left.owe(self.now, begun, dest, deadline);
         if !quiet.left.may_wait() {
             self.pay(quiet, begun.host, begun.port);
         }
@@ -280,7 +286,11 @@ impl World<'_> {
             if quiet.left.may_wait() && before.is_none_or(|before| before == entry) {
                 let dest = self.node.ipvs.table().get(entry).dest();
                 self.node.take_back(entry, ct);
-                quiet.left.owe(self.now, begun, dest);
+                if let Some(healthy) = quiet.healthy(begun) {
+                    let foreseen = healthy.foreseen();
+                    let deadline = foreseen.ct_deadline(self.node.ipvs.clock(), self.now);
+                    quiet.left.owe(self.now, begun, dest, deadline);
+                }
                 if let Owes::Both(like) = owes {
                     quiet.direct.learn(like, Known::Stays(to, at));
                 }
