@@ -43,10 +43,11 @@ impl Observer {
         &self.options
     }
 
-    /// A request begins.
-    pub fn attempt(&mut self, request: &Request) {
-        if request.counted {
-            self.recorder.attempt(request.start);
+    /// A request begins; whether it counts.
+    #[inline]
+    pub fn attempt(&mut self, start: Instant, counted: bool) {
+        if counted {
+            self.recorder.attempt(start);
         }
     }
 

@@ -428,7 +428,7 @@ mod tests {
             let mut queue = Queue::default();
             let lanes = [queue.lane(Span(7)), queue.lane(Span(20))];
             let series = queue.series();
-            let arrivals = queue.series();
+            let arrivals = [queue.series(), queue.series()];
             let mut expected = Vec::new();
             let mut now = Instant::ZERO;
             for (n, (delay, how)) in delays.into_iter().enumerate() {
@@ -453,7 +453,7 @@ mod tests {
                                 continue;
                             }
                             // It may be the next one, if that takes more than a look to tell.
-                            None => { queue.file_held(arrivals, n); held }
+                            None => { queue.file_held(arrivals[how - 5], n); held }
                         }
                     }
                     1 => { queue.send(now, lanes[0], n); now + Span(7) }

@@ -85,13 +85,15 @@ impl World<'_> {
             number
         });
         let counted = self.now >= Instant::ZERO + self.scenario.warmup;
-        let manners = self.manners[usize::from(kind)];
-        let mut request = Request {
+        let (now, requests) = (self.now, self.manners[usize::from(kind)].requests);
+        // Most need none: those of the shortest way.
+        let request = |host| Request {
             worker,
-            left: manners.requests.saturating_sub(1),
-            ..Request::new(number, kind, host, self.now, counted)
+            left: requests.saturating_sub(1),
+            ..Request::new(number, kind, host, now, counted)
         };
         if self.udp.is_some() {
+            let request = request(host);
             if !self.begin_datagram(request) {
                 let client = Endpoint::new(self.hosts.get(host).address(), 0);
                 self.observer.no_port(self.now, &request, client);
@@ -100,11 +102,11 @@ impl World<'_> {
             return;
         }
         let Some(host) = self.towards_a_pod(host) else {
-            return self.no_pod(request);
+            return self.no_pod(request(host));
         };
-        request.host = host;
         let idle = self.hosts.get(host).idle.pop();
         if let Some((port, left, server)) = idle {
+            let mut request = request(host);
             (request.port, request.left, request.connected) = (port, left, Some(self.now));
             request.server = server;
             self.enter(request);
@@ -117,7 +119,7 @@ impl World<'_> {
             if let Some(port) = port
                 && self.port_is_quiet(host, port)
             {
-                return self.begin_directly(&request, port);
+                return self.begin_directly(number, kind, host, counted, port);
             }
             let client = self.hosts.get(host);
             port.map(|port| client.client.connect_from(self.now, client.to, port))
@@ -127,6 +129,7 @@ impl World<'_> {
                 None => self.hosts.get(host).connect(self.now),
             }
         };
+        let mut request = request(host);
         let Some((id, outcome)) = opened else {
             let client = Endpoint::new(self.hosts.get(host).address(), 0);
             self.observer.no_port(self.now, &request, client);
@@ -148,7 +151,7 @@ impl World<'_> {
 
     /// Registers a request, its connection and its timeouts; its slot and the number of its tenancy.
     pub(super) fn enter(&mut self, request: Request) -> (u32, u64) {
-        self.observer.attempt(&request);
+        self.observer.attempt(request.start, request.counted);
         if self.observer.stories.wanted() && request.counted {
             let (port, idle) = (request.port, request.port_idle);
             let what = match request.opened {

@@ -12,7 +12,7 @@ use ipvs_model::ipvs::service::DestId;
 use ipvs_model::segment::Endpoint;
 use ipvs_model::time::{Instant, Span};
 
-use super::super::load::{ConnState, Request};
+use super::super::load::ConnState;
 use super::super::queue::Turn;
 use super::super::world::{Event, Leg, World};
 use super::{ClientEnd, Healthy, Kind, MARGIN, Quiet};
@@ -126,7 +126,8 @@ impl Direct {
         known.find(|(one, _)| one == like).map(|(_, known)| *known)
     }
 
-    fn begin(&mut self, begun: Begun) -> u32 {
+    /// A request gets a place, where it waits.
+    pub(super) fn begin(&mut self, begun: Begun) -> u32 {
         match self.free.pop() {
             Some(place) => {
                 self.begun[place as usize] = begun;
@@ -219,10 +220,17 @@ impl World<'_> {
         past && quiet.settled(host, port, self.now) && !client.client.has_socket(to, port)
     }
 
-    /// A request goes the shortest way from a port that was chosen for it.
-    pub(in crate::engine) fn begin_directly(&mut self, request: &Request, port: u16) {
-        let (now, host) = (self.now, request.host);
-        self.observer.attempt(request);
+    /// A request of a kind of client goes the shortest way from a host's port that was chosen for it.
+    pub(in crate::engine) fn begin_directly(
+        &mut self,
+        number: u64,
+        kind: u16,
+        host: u32,
+        counted: bool,
+        port: u16,
+    ) {
+        let now = self.now;
+        self.observer.attempt(now, counted);
         self.observer.connection();
         // Told of requests that are listed one by one.
         let listed = self.observer.options().requests_max > 0;
@@ -232,36 +240,46 @@ impl World<'_> {
         client.client.hold(client.to, port);
         let Some(quiet) = &mut self.quiet else { return };
         quiet.open += 1;
-        let turn = self.queue.turn();
-        let place = quiet.direct.begin(Begun {
-            turn,
-            number: request.number,
+        let begun = Begun {
+            turn: self.queue.turn(),
+            number,
             start: now,
             host,
             port,
-            kind: request.kind,
-            counted: request.counted,
+            kind,
+            counted,
             port_idle: idle.filter(|idle| *idle > Span::ZERO),
             again: None,
-        });
+        };
         // Nothing else happens while most SYNs are on their way.
         if self.passes_time_to_node() {
-            return self.quiet_syn(place);
+            return self.syn_at_node(&begun, None);
         }
+        let Some(quiet) = &mut self.quiet else { return };
+        let place = quiet.direct.begin(begun);
         self.travel(Leg::ClientNode, Event::QuietSyn(place));
     }
 
     /// The SYN of a request reaches the node.
     pub(in crate::engine) fn quiet_syn(&mut self, place: u32) {
+        let Some(quiet) = &self.quiet else { return };
+        let begun = quiet.direct.begun[place as usize];
+        self.syn_at_node(&begun, Some(place));
+    }
+
+    /// The same; `place` is that of the request if it has one.
+    #[inline]
+    fn syn_at_node(&mut self, begun: &Begun, place: Option<u32>) {
         let Some(mut quiet) = self.quiet.take() else {
             return;
         };
-        let begun = quiet.direct.begun[place as usize];
-        let waits = match self.passes(&mut quiet, &begun, place) {
+        let waits = match self.passes(&mut quiet, begun, place) {
             Some(waits) => waits,
-            None => self.passes_known(&mut quiet, &begun, place),
+            None => self.passes_known(&mut quiet, begun, place),
         };
-        if !waits {
+        if let Some(place) = place
+            && !waits
+        {
             quiet.direct.free.push(place);
         }
         self.quiet = Some(quiet);

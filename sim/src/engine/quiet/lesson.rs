@@ -13,7 +13,9 @@ use super::super::trace::TraceOptions;
 use super::super::world::{Event, World};
 use super::{ClientEnd, Healthy, Resting};
 use crate::outcome::Outcome;
-use crate::scenario::{Arrivals, Client as ClientTable, Rate, Rollout, Scenario, Steady};
+use crate::scenario::{
+    Arrivals, Client as ClientTable, OrKernel, Ports, Rate, Rollout, Scenario, Steady,
+};
 
 /// A SYN is sent again after less than this.
 const RESENT: Span = Span::from_millis(1_200);
@@ -50,8 +52,15 @@ impl Healthy {
         alone.duration = limit + Span::from_secs(1);
         alone.warmup = Span::ZERO;
         alone.rollout = Rollout::None(Steady { pods: 1 });
+        // One connection needs no table of all ports.
+        let (low, high) = scenario.client[kind].tcp().local_ports;
+        let ports = Ports {
+            low,
+            high: high.min(low.saturating_add(1)),
+        };
         let table = ClientTable {
             count: 1,
+            ports: OrKernel(Some(ports)),
             start: Span::ZERO,
             stop: Some(Span::from_millis(1)),
             arrivals: Arrivals::Constant(Rate { rate: 1.0 }),

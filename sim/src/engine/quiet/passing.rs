@@ -65,7 +65,12 @@ impl World<'_> {
 
     /// Takes a connection to its end without a look at the tables: nothing is in them of its port, or what the node would do with
     /// the entries that are owed has a precedent. Whether it waits to send its SYN again; `None` if the tables must tell.
-    pub(super) fn passes(&mut self, quiet: &mut Quiet, begun: &Begun, slot: u32) -> Option<bool> {
+    pub(super) fn passes(
+        &mut self,
+        quiet: &mut Quiet,
+        begun: &Begun,
+        slot: Option<u32>,
+    ) -> Option<bool> {
         let over = quiet.healthy(begun)?.over;
         if !self.is_undisturbed(quiet, over) {
             return None;
@@ -139,7 +144,6 @@ impl World<'_> {
             return None;
         };
         self.observer.syn(to);
-        self.note_packets(1);
         quiet.untouch(begun.host, begun.port);
         self.leaves(quiet, begun, (place, theirs), meets.is_some());
         let foreseen = quiet.healthy(begun)?.foreseen();
@@ -148,7 +152,7 @@ impl World<'_> {
         if !quiet.left.may_wait() {
             self.pay(quiet, begun.host, begun.port);
         }
-        self.passed(quiet, begun);
+        self.passed(quiet, begun, 1);
         Some(())
     }
 
@@ -183,7 +187,7 @@ impl World<'_> {
         &mut self,
         quiet: &mut Quiet,
         begun: &Begun,
-        slot: u32,
+        slot: Option<u32>,
         cause: Cause,
     ) -> bool {
         // At the next tick the entries are gone.
@@ -204,7 +208,8 @@ impl World<'_> {
     }
 
     /// Files the second SYN of a request.
-    fn send_again(&mut self, quiet: &mut Quiet, begun: &Begun, slot: u32, cause: Cause) {
+    fn send_again(&mut self, quiet: &mut Quiet, begun: &Begun, slot: Option<u32>, cause: Cause) {
+        let slot = slot.unwrap_or_else(|| quiet.direct.begin(*begun));
         let again = self.hosts.peek(begun.host).client.sends_again(begun.start);
         quiet.direct.begun[slot as usize].again = Some((again, cause));
         quiet.direct.resending += 1;
@@ -267,7 +272,12 @@ impl World<'_> {
 
     /// Lets the node decide on the SYN of a connection, and takes it to its end if it goes to a pod that serves; waits for it to
     /// be sent again if it is dropped; else it goes on packet by packet. Whether it waits.
-    pub(super) fn passes_known(&mut self, quiet: &mut Quiet, begun: &Begun, place: u32) -> bool {
+    pub(super) fn passes_known(
+        &mut self,
+        quiet: &mut Quiet,
+        begun: &Begun,
+        place: Option<u32>,
+    ) -> bool {
         let owes = self.owes(quiet, begun);
         self.pay(quiet, begun.host, begun.port);
         self.settle_left(quiet, begun.host, begun.port);
@@ -295,7 +305,7 @@ impl World<'_> {
                     quiet.direct.learn(like, Known::Stays(to, at));
                 }
             }
-            self.passed(quiet, begun);
+            self.passed(quiet, begun, 0);
             return false;
         }
         if decision.verdict == Verdict::Drop
@@ -378,13 +388,14 @@ impl World<'_> {
         quiet.left.set(self.hosts.peek(host), host, port, left);
     }
 
-    /// What happens to a connection after its SYN has passed: packets, its answer, and the end of its port.
-    fn passed(&mut self, quiet: &mut Quiet, begun: &Begun) {
+    /// What happens to a connection after its SYN has passed: packets beside so many that are not counted yet, its answer, and the
+    /// end of its port.
+    fn passed(&mut self, quiet: &mut Quiet, begun: &Begun, uncounted: u64) {
         let now = self.now;
         let Some(healthy) = quiet.healthy(begun) else {
             return;
         };
-        self.note_packets(healthy.packets);
+        self.note_packets(uncounted + healthy.packets);
         let answer = Answer {
             at: now + healthy.answered,
             start: begun.start,
