@@ -78,7 +78,11 @@ impl Mean {
         // Once for each direction's place in the hash table.
         for _ in 0..2 {
             self.count += 1;
-            self.mean += (left - self.mean) / self.count;
+            let off = left - self.mean;
+            // Late in a long scan hardly any moves it, and a division takes long.
+            if off.unsigned_abs() >= self.count.unsigned_abs() {
+                self.mean += off / self.count;
+            }
         }
     }
 }

@@ -119,6 +119,7 @@ impl Pod {
     }
 
     /// The socket towards `peer`.
+    #[inline]
     pub fn socket(&self, peer: Endpoint) -> Option<&Socket> {
         self.sockets.get(peer)
     }
@@ -129,6 +130,7 @@ impl Pod {
     }
 
     /// Whether there is no socket but the listener.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.sockets.is_empty()
     }

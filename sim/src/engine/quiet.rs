@@ -564,7 +564,7 @@ impl Pods {
     /// Whether any pod has a socket towards a peer.
     fn have_a_socket_towards(&self, peer: Endpoint) -> bool {
         let mut pods = self.each().filter_map(|host| host.pod.as_ref());
-        pods.any(|pod| pod.socket(peer).is_some())
+        pods.any(|pod| !pod.is_empty() && pod.socket(peer).is_some())
     }
 
     /// Whether the pod at a place serves on an address, and answers through the node.
