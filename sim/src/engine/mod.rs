@@ -2,6 +2,8 @@
 //!
 //! It knows the model and no experiment. One run is one thread and a pure function of scenario and seed.
 
+mod changes;
+mod clients;
 mod control;
 mod deadends;
 mod hosts;
@@ -12,6 +14,9 @@ mod planes;
 pub mod probe;
 pub mod queue;
 mod quiet;
+mod requests;
+mod samples;
+mod servers;
 pub mod story;
 pub mod streams;
 mod topology;

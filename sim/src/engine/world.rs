@@ -4,23 +4,19 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use ipvs_model::balancer::LoadBalancer;
-use ipvs_model::conntrack::ListingStyle;
 use ipvs_model::icmp::IcmpLimiter;
 use ipvs_model::ipvs::sched::{Flags as SchedFlags, Kind};
 use ipvs_model::ipvs::service::{Persistence, ServiceKey};
-use ipvs_model::ipvs::{list_connections_ipvsadm, list_services};
-use ipvs_model::kube::{
-    ProxyAction, ProxyBehaviours, RolloutEvent, SysctlConfig, sysctls_at_start,
-};
-use ipvs_model::node::{Balancer, Node, NodeConfig};
-use ipvs_model::segment::{Endpoint, IcmpError, Proto, Segment};
+use ipvs_model::kube::{ProxyBehaviours, RolloutEvent, SysctlConfig, sysctls_at_start};
+use ipvs_model::node::{Node, NodeConfig};
+use ipvs_model::segment::{Endpoint, IcmpError, Segment};
 use ipvs_model::sysctl::Sysctls;
 use ipvs_model::time::{Clock, Instant, Span};
 use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 
 use super::control::{Control, proxy_behaviours};
-use super::hosts::{Hosts, Pods, answers_directly};
+use super::hosts::{Hosts, Pods};
 use super::load::{Conns, Load, Manners, Requests};
 use super::observe::Observer;
 use super::planes::{self, Direct, Wanted};
@@ -30,7 +26,7 @@ use super::quiet::Quiet;
 use super::story::StoriesOf;
 use super::streams::{Purpose, Streams};
 use super::topology;
-use super::trace::{Gauges, Happening, RunTrace, ServerSample, Tables, TraceOptions};
+use super::trace::{RunTrace, TraceOptions};
 use super::udp::Datagrams;
 use crate::outcome::RunSummary;
 use crate::scenario::{self, DataPlane, DeadEnd, Dist, Phase, ProxyVersion, Scenario};
@@ -145,11 +141,11 @@ pub struct World<'a> {
     network_rng: ChaCha8Rng,
     client_node: Way,
     node_pod: Way,
-    generation: Vec<u32>,
-    rollout_filed: Instant,
-    proxy_filed: Instant,
+    pub(super) generation: Vec<u32>,
+    pub(super) rollout_filed: Instant,
+    pub(super) proxy_filed: Instant,
     /// The latest change of rules on its way: a later one does not overtake it.
-    rules_at: Instant,
+    pub(super) rules_at: Instant,
     pub(super) events: u64,
     /// The tables are checked after every so many packets; 0 for never.
     check_every: u64,
@@ -515,230 +511,6 @@ impl<'a> World<'a> {
                 self.queue.at(self.now + delay, event);
             }
         }
-    }
-
-    fn file_rollout(&mut self) {
-        if let Some(at) = self.control.next_rollout()
-            && at < self.rollout_filed
-        {
-            self.rollout_filed = at;
-            self.control_at(at.max(self.now), Event::Rollout);
-        }
-    }
-
-    fn file_proxy(&mut self) {
-        if self.scenario.node.mode != DataPlane::Ipvs {
-            return;
-        }
-        if let Some(at) = self.control.next_proxy()
-            && at < self.proxy_filed
-        {
-            self.proxy_filed = at;
-            self.control_at(at.max(self.now), Event::Proxy);
-        }
-    }
-
-    fn on_rollout(&mut self, event: RolloutEvent) {
-        self.quiet_looks_again();
-        let port = self.scenario.service.target_port;
-        let pods = &mut self.pods;
-        let mut at_pod = |pod, what: Happening, observer: &mut Observer, now| {
-            let address = pods.by_id(pod).map(|host| host.address);
-            observer.event(now, address, what);
-        };
-        let (now, observer) = (self.now, &mut self.observer);
-        match event {
-            RolloutEvent::Started { .. } => observer.event(now, None, Happening::RolloutStarted),
-            RolloutEvent::Complete { .. } => observer.event(now, None, Happening::RolloutComplete),
-            RolloutEvent::PodCreated { revision, .. } => self.generation.push(revision),
-            RolloutEvent::AddressAssigned { pod, ip } => {
-                let revision = self.generation.get(pod.0 as usize).copied().unwrap_or(0);
-                let before = (0..pod.0 as usize)
-                    .filter(|number| self.generation.get(*number).copied().unwrap_or(0) == revision)
-                    .count();
-                let direct = answers_directly(self.scenario.network.return_path, before as u32);
-                pods.add(pod, Endpoint::new(ip, port), direct);
-                self.dead_ends.revive(ip);
-                self.node.set_unreachable(ip, false);
-            }
-            RolloutEvent::Listening { pod } => pods.listen(pod),
-            RolloutEvent::PodReady { pod } => at_pod(pod, Happening::PodReady, observer, now),
-            RolloutEvent::PodNotReady { pod } => at_pod(pod, Happening::PodNotReady, observer, now),
-            RolloutEvent::PodTerminating { pod } => {
-                at_pod(pod, Happening::PodTerminating, observer, now)
-            }
-            RolloutEvent::PreStopStarted { pod } => {
-                at_pod(pod, Happening::PreStopStarted, observer, now)
-            }
-            RolloutEvent::SigTerm { pod } => at_pod(pod, Happening::SigTerm, observer, now),
-            RolloutEvent::ListenerClosed { pod } => {
-                at_pod(pod, Happening::ListenerClosed, observer, now);
-                self.pod_closes_listener(pod);
-            }
-            RolloutEvent::ProcessExited { pod, killed } => {
-                let what = if killed {
-                    Happening::ProcessKilled
-                } else {
-                    Happening::ProcessExited
-                };
-                at_pod(pod, what, observer, now);
-                self.pod_exits(pod);
-            }
-            RolloutEvent::AddressGone { pod, ip } => {
-                at_pod(pod, Happening::AddressGone, observer, now);
-                self.pod_vanishes(pod, ip);
-            }
-            RolloutEvent::EndpointsPublished { endpoints } => {
-                let wanted = self.control.wanted(&endpoints);
-                let watch = self.control.draw_sync_latency();
-                if self.scenario.node.mode == DataPlane::Ipvs {
-                    self.control.endpoints_changed(now, wanted.active, watch);
-                } else {
-                    let at = (now + watch).max(self.rules_at);
-                    self.rules_at = at;
-                    self.control_at(at, Event::Rules(Box::new(wanted)));
-                }
-            }
-            RolloutEvent::ContainerStarted { .. } | RolloutEvent::PodRemoved { .. } => {}
-        }
-    }
-
-    /// The real servers that kube-proxy wants, drained ones left out.
-    fn weighted_servers(&self) -> Vec<Endpoint> {
-        let servers = self.node.ipvs.real_servers(self.key);
-        servers
-            .filter(|server| server.weight > 0)
-            .map(|server| server.addr)
-            .collect()
-    }
-
-    fn on_proxy(&mut self) {
-        self.proxy_filed = Instant::NEVER;
-        self.quiet_looks_again();
-        if !self
-            .control
-            .proxy_changes_nothing(self.now, &mut self.node.ipvs, self.key)
-        {
-            self.pay_all();
-        }
-        self.node.advance(self.now);
-        let before = match self.key.proto {
-            Proto::Udp => self.weighted_servers(),
-            Proto::Tcp => Vec::new(),
-        };
-        let (now, observer) = (self.now, &mut self.observer);
-        for entry in self
-            .control
-            .poll_proxy(now, &mut self.node.ipvs, self.key, false)
-        {
-            let what = match entry.action {
-                ProxyAction::Added => Happening::ServerAdded,
-                ProxyAction::WeightSet(weight) => Happening::WeightSet(weight),
-                ProxyAction::Deleted => Happening::ServerDeleted,
-                ProxyAction::Listed | ProxyAction::Unlisted | ProxyAction::Kept => continue,
-            };
-            observer.event(entry.at, Some(entry.server), what);
-        }
-        if self.key.proto == Proto::Udp {
-            let after = self.weighted_servers();
-            self.clean_stale_udp(&before, &after);
-        }
-        self.file_proxy();
-    }
-
-    fn sample(&mut self) {
-        self.pay_all();
-        self.node.advance(self.now);
-        let mut samples = Vec::new();
-        match self.node.config().balancer {
-            Balancer::Ipvs => {
-                // A deleted real server whose entries live on is shown as long as they do.
-                let listed = self.node.ipvs.real_servers(self.key).map(|server| {
-                    (
-                        server.addr,
-                        Some(server.weight),
-                        server.active,
-                        server.inactive,
-                    )
-                });
-                let trashed = self.node.ipvs.dests().trash().iter().map(|id| {
-                    let dest = self.node.ipvs.dests().get(*id);
-                    (dest.addr, None, dest.active, dest.inactive)
-                });
-                samples.extend(listed.chain(trashed.filter(|(_, _, a, i)| a + i > 0)));
-            }
-            _ => samples.extend(self.offered().into_iter().map(|addr| (addr, Some(1), 0, 0))),
-        }
-        samples.sort();
-        for (server, weight, active, inactive) in samples {
-            let at = self.now;
-            self.observer.server(ServerSample {
-                at,
-                server,
-                weight,
-                active,
-                inactive,
-                syns: 0,
-            });
-        }
-        self.release_all_ports();
-        let (ports_held, ports_of) = self.hosts.ports_held_most();
-        self.observer.gauges(Gauges {
-            at: self.now,
-            ipvs_entries: self.node.ipvs.table().len(),
-            conntrack_entries: self.node.ct.count(),
-            ports_held,
-            ports_of,
-        });
-        if self.observer.options().pins && matches!(self.node.config().balancer, Balancer::Ipvs) {
-            self.look_at_pins();
-        }
-        let end = Instant::ZERO + self.scenario.duration;
-        let after = self.observer.options().sample_after;
-        if let Some(every) = self.observer.options().sample_every
-            && self.now < end
-            && self.now + every <= end + after
-        {
-            self.control_at((self.now + every).min(end), Event::Sample);
-        }
-    }
-
-    fn look_at_pins(&mut self) {
-        let (virt, client) = (self.scenario.service.address, self.scenario.client.first());
-        let Some(client) = client else { return };
-        let ip = match client.location {
-            scenario::Location::Host => virt.ip,
-            scenario::Location::Remote | scenario::Location::Pod => client.address,
-        };
-        let pins = super::pins::look(&self.node.ipvs, self.now, ip, virt);
-        self.observer.pins(pins);
-    }
-
-    fn list(&mut self) {
-        self.pay_all();
-        self.node.advance(self.now);
-        let tick = self.node.ipvs.clock().jiffies(self.now);
-        let ipvs = matches!(self.node.config().balancer, Balancer::Ipvs);
-        let mut conntrack = self
-            .node
-            .ct
-            .listing(tick, ListingStyle::default())
-            .join("\n");
-        conntrack.push('\n');
-        self.observer.tables(Tables {
-            at: self.now,
-            services: if ipvs {
-                list_services(&self.node.ipvs)
-            } else {
-                String::new()
-            },
-            connections: if ipvs {
-                list_connections_ipvsadm(&self.node.ipvs, tick)
-            } else {
-                String::new()
-            },
-            conntrack,
-        });
     }
 
     /// What answers for addresses that are gone.
