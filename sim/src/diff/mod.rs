@@ -11,6 +11,7 @@ mod ct_tables;
 mod dead;
 mod doubt;
 mod drawn;
+mod judge;
 mod missed;
 mod phase;
 mod replay;

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 
 use ipvs_model::conntrack::CtRule;
-use ipvs_model::icmp::{IcmpCause, IcmpLimiter, IcmpVerdict};
+use ipvs_model::icmp::IcmpLimiter;
 use ipvs_model::ipvs::Rule as IpvsRule;
 use ipvs_model::ipvs::sched::Scheduler;
 use ipvs_model::ipvs::service::ServiceKey;
-use ipvs_model::node::{Decision, Node, Rule, Verdict};
+use ipvs_model::node::{Decision, Node, Rule};
 use ipvs_model::segment::{Endpoint, Flags, Segment, Tuple};
 use ipvs_model::sysctl::Sysctls;
 use ipvs_model::time::{Clock, Instant, Jiffies, Span};
@@ -17,19 +17,15 @@ use super::ahead::{Ahead, Seen};
 use super::dead::SILENT;
 use super::drawn::Drawn;
 use super::phase::Evidence;
-use super::report::{Class, Divergence, Report};
+use super::report::Report;
 use super::setup::Setup;
-use super::verdict::{Match, compare, rule_text, seen_text, verdict_text};
+use super::verdict::{Match, compare};
 use crate::capture::{Body, Content, Event, Packet, ReadError, RulesBlock, Stamp};
 
 /// The place of the IPVS table in pairs of tables.
 pub(super) const IPVS: usize = 0;
 /// The place of the conntrack table.
 pub(super) const CT: usize = 1;
-/// Packets kept for the circumstances of a divergence.
-const HISTORY: usize = 512;
-/// Of them, shown for one tuple.
-const SHOWN_BEFORE: usize = 6;
 /// Packets between two rounds of forgetting.
 const FORGET_EVERY: u64 = 65_536;
 /// Observations of timers that are kept for finding the node's tick grid.
@@ -62,12 +58,12 @@ pub(super) struct Told {
 
 /// One packet of the recent past.
 #[derive(Clone, Copy)]
-struct Past {
-    at: Stamp,
-    client: Endpoint,
-    segment: Segment,
-    seen: Seen,
-    rule: Rule,
+pub(super) struct Past {
+    pub at: Stamp,
+    pub client: Endpoint,
+    pub segment: Segment,
+    pub seen: Seen,
+    pub rule: Rule,
 }
 
 /// One run of the model beside a capture.
@@ -77,7 +73,7 @@ pub(super) struct Replay<'a> {
     /// As they are now; `setup` has those of the beginning.
     pub sysctls: Sysctls,
     /// How many ICMP errors the node may send.
-    icmp: IcmpLimiter,
+    pub icmp: IcmpLimiter,
     pub clock: Clock,
     pub report: Report,
     pub evidence: Vec<Evidence>,
@@ -124,8 +120,8 @@ pub(super) struct Replay<'a> {
     /// Tuples of conntrack entries, in both directions, with their deadlines.
     pub tracked: BTreeMap<Tuple, Jiffies>,
     /// How often each rule decided.
-    rules: BTreeMap<Rule, u64>,
-    past: VecDeque<Past>,
+    pub rules: BTreeMap<Rule, u64>,
+    pub past: VecDeque<Past>,
     /// The time of the listing of rules whose real servers were taken note of ahead.
     met: Stamp,
     origin: Stamp,
@@ -568,156 +564,5 @@ impl<'a> Replay<'a> {
             }
         }
         decision
-    }
-
-    fn judge(
-        &mut self,
-        event: &Event,
-        segment: &Segment,
-        inward: bool,
-        decision: &Decision,
-        seen: Seen,
-    ) {
-        let client = if inward {
-            segment.tuple.src
-        } else {
-            segment.tuple.dst
-        };
-        let outcome = compare(decision, seen);
-        let outcome = self.judge_silence(decision, seen, outcome);
-        let mut outcome = self.judge_absence(seen, outcome);
-        if let Verdict::Reject(_) = decision.verdict
-            && self.setup.exact
-        {
-            outcome = self.limited(segment, outcome, seen);
-        }
-        let rule = decision.rule;
-        *self.rules.entry(rule).or_default() += 1;
-        match outcome {
-            Match::Yes => self.report.verdicts += 1,
-            Match::Unknown(why) => self.report.not_checked(why),
-            Match::No(class) => self.disagree(event, segment, client, decision, seen, class),
-        }
-        self.past.push_back(Past {
-            at: event.at,
-            client,
-            segment: *segment,
-            seen,
-            rule,
-        });
-        if self.past.len() > HISTORY {
-            self.past.pop_front();
-        }
-    }
-
-    /// Where nothing but what the recording shows makes the node send ICMP errors, its allowance decides whether this
-    /// one left.
-    fn limited(&mut self, segment: &Segment, outcome: Match, seen: Seen) -> Match {
-        let (peer, mut rng) = (segment.tuple.src.ip, Drawn::of(seen));
-        let verdict = self.icmp.allow(self.now, peer, IcmpCause::Direct, &mut rng);
-        match (verdict, seen) {
-            (IcmpVerdict::Sent, Seen::Nothing) => Match::No(Class::Answer),
-            (IcmpVerdict::Sent, _) | (_, Seen::TooEarly) => outcome,
-            (_, Seen::Nothing) => Match::Yes,
-            (_, _) => Match::No(Class::Answer),
-        }
-    }
-
-    fn disagree(
-        &mut self,
-        event: &Event,
-        segment: &Segment,
-        client: Endpoint,
-        decision: &Decision,
-        seen: Seen,
-        class: Class,
-    ) {
-        let tuple = self.client_tuple(segment, client);
-        if self.adopted.contains(&tuple) {
-            self.report.not_checked(
-                "packet of a connection older than the capture, or taken from a listing",
-            );
-        } else if self.setup.rules_in_doubt(event.at, &tuple) {
-            self.report
-                .not_checked("packet between two listings of rules that differ for its service");
-        } else if self.spoilt.iter().any(|spoilt| spoilt.contains(&tuple)) {
-            self.report.not_checked(
-                "packet after a divergence of its connection, before the next listing",
-            );
-        } else {
-            self.report.verdicts += 1;
-            let model = verdict_text(&decision.verdict);
-            let text = rule_text(decision);
-            let node = seen_text(seen);
-            self.diverged(event, class, tuple, segment.to_string(), model, node, text);
-        }
-        for spoilt in &mut self.spoilt {
-            spoilt.insert(tuple);
-        }
-        // The scheduler's place is doubtful after a wrong choice.
-        if let Seen::Left(left) = seen {
-            let key = ServiceKey {
-                proto: tuple.proto,
-                addr: tuple.dst,
-            };
-            let states = self.node.ipvs.possible_schedulers(key);
-            if states.len() > 1 && self.servers.contains(&left.tuple.dst) {
-                self.schedulers.insert(key, states);
-            }
-        }
-    }
-
-    /// The tuple by which a connection is known: the client's packets to the virtual service.
-    fn client_tuple(&self, segment: &Segment, client: Endpoint) -> Tuple {
-        if segment.tuple.src == client {
-            return segment.tuple;
-        }
-        let from_entry = self.entry_of(segment, false).map(|(tuple, _)| tuple);
-        from_entry.unwrap_or_else(|| segment.tuple.reversed())
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a divergence has many circumstances"
-    )]
-    pub(super) fn diverged(
-        &mut self,
-        event: &Event,
-        class: Class,
-        tuple: Tuple,
-        subject: String,
-        model: String,
-        node: String,
-        rule: String,
-    ) {
-        let mine = self.past.iter().filter(|past| past.client == tuple.src);
-        let mut before = mine
-            .rev()
-            .take(SHOWN_BEFORE)
-            .map(|past| format!("{}  {}: {}", past.at, past.segment, seen_text(past.seen)))
-            .collect::<Vec<_>>();
-        before.reverse();
-        self.report.diverged(Divergence {
-            at: event.at,
-            file: event.file.clone(),
-            place: event.place,
-            class,
-            subject,
-            model,
-            node,
-            rule,
-            before,
-        });
-    }
-
-    /// The rule that decided last on a client's packets.
-    pub(super) fn last_rule(&self, client: Endpoint) -> String {
-        self.past
-            .iter()
-            .rev()
-            .find(|past| past.client == client)
-            .map_or_else(String::new, |past| {
-                format!("{:?}: {}", past.rule, past.rule.describe())
-            })
     }
 }
