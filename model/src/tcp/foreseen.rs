@@ -11,7 +11,7 @@ use super::socket::{Ctx, Outcome, Socket, Stack, flag};
 use super::state::{Input, State};
 use super::timewait::{self, Verdict};
 use crate::segment::{Endpoint, Segment, Tuple};
-use crate::time::{Instant, Jiffies, Span};
+use crate::time::{Instant, Span};
 
 /// What one side chose for a connection: where its numbers and its timestamps begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,9 +186,7 @@ impl Client {
     /// When the SYN of a connection is sent again that is opened at `start`, if no answer comes.
     pub fn sends_again(&self, start: Instant) -> Instant {
         let ctx = self.ctx(start);
-        let mut socket = Socket::blank(NOWHERE, NOWHERE, State::SynSent, ctx.hz());
-        socket.arm(&ctx, u64::from(socket.rto));
-        let again = socket.timer(ctx.tick()).unwrap_or(Jiffies::NEVER);
+        let again = ctx.fires(Socket::first_rto(ctx.hz()));
         self.stack().clock.instant(again)
     }
 

@@ -142,6 +142,10 @@ impl Secret {
 /// Whole seconds since boot (`ktime_get_seconds`): the coarse clock of TIME_WAIT reuse and of PAWS.
 pub const fn seconds(clock: &Clock, now: Instant) -> u32 {
     let ticks = clock.jiffies(now).0 - Clock::initial_jiffies(clock.hz());
+    // A division of words takes half as long, and for 49 days it is enough.
+    if ticks <= u32::MAX as u64 {
+        return ticks as u32 / clock.hz();
+    }
     (ticks / clock.hz() as u64) as u32
 }
 

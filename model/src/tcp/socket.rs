@@ -66,6 +66,13 @@ impl Ctx<'_> {
         self.stack.clock.jiffies(self.now)
     }
 
+    /// The tick at which a full socket's timer fires that is armed now for so many ticks.
+    #[inline]
+    pub(super) const fn fires(&self, ticks: u64) -> Jiffies {
+        let clock = &self.stack.clock;
+        clock.fires(clock.deadline(self.tick(), ticks), ticks)
+    }
+
     /// Ticks a second.
     pub(super) const fn hz(&self) -> u64 {
         self.stack.clock.hz() as u64
@@ -342,10 +349,8 @@ impl Socket {
 
     /// Arms the timer `ticks` from now; it fires when this kernel's timers fire.
     pub(super) const fn arm(&mut self, ctx: &Ctx<'_>, ticks: u64) {
-        let clock = &ctx.stack.clock;
-        let expires = clock.deadline(ctx.tick(), ticks);
-        self.timer = clock.fires(expires, ticks).0 as u32;
-        self.level = match clock.lateness_max(ticks) {
+        self.timer = ctx.fires(ticks).0 as u32;
+        self.level = match ctx.stack.clock.lateness_max(ticks) {
             0 => 0,
             granule => granule.trailing_zeros() as u8 / 3,
         };
@@ -376,8 +381,13 @@ impl Socket {
             last_oow_ack: 0,
             timer: 0,
             retrans_stamp: 0,
-            rto: hz as u32,
+            rto: Self::first_rto(hz) as u32,
         }
+    }
+
+    /// The retransmission timeout before anything was measured, in ticks: 1 s (`TCP_TIMEOUT_INIT`).
+    pub(super) const fn first_rto(hz: u64) -> u64 {
+        hz
     }
 
     /// connect(): the socket in SYN_SENT and its SYN. `taken_over` is the TIME_WAIT socket of the same

@@ -294,9 +294,13 @@ impl World<'_> {
         let begun = quiet.direct.begun[place as usize];
         let over = self.now + quiet.client_node + quiet.over_again(begun.kind);
         if over < quiet.end && self.next_control() > over {
-            quiet.direct.begun[place as usize].turn = self.queue.turn();
-            self.travel(Leg::ClientNode, Event::QuietSyn(place));
+            let turn = self.queue.turn();
+            quiet.direct.begun[place as usize].turn = turn;
             self.quiet = Some(quiet);
+            if self.passes_time_to_node() {
+                return self.syn_at_node(&Begun { turn, ..begun }, Some(place));
+            }
+            self.travel(Leg::ClientNode, Event::QuietSyn(place));
             return;
         }
         quiet.direct.free.push(place);
