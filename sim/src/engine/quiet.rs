@@ -149,19 +149,29 @@ pub(super) struct Quiet {
     left: LeftBy,
 }
 
-/// Whether sockets in TIME_WAIT can ever come near their limit at a client or at a pod, if every port of every client has one.
-fn rests_everywhere(scenario: &Scenario, hosts: &Hosts) -> bool {
-    let ranges = hosts.port_ranges();
-    let ports: u64 = ranges
-        .map(|(_, (low, high))| u64::from(high.saturating_sub(low)) + 1)
-        .sum();
-    let of_pods = TcpSysctls::of(scenario.server.behaviours()).max_tw_buckets;
-    let of_clients = scenario
-        .client
-        .iter()
-        .map(|table| table.tcp().max_tw_buckets);
-    let least = of_clients.fold(of_pods, u32::min);
-    ports + u64::from(MARGIN) < u64::from(least)
+/// Where sockets in TIME_WAIT can never come near their limit.
+struct Room {
+    /// At the clients, each of whose ports has one.
+    at_clients: bool,
+    /// At a pod that has one for every port of every client.
+    at_pods: bool,
+}
+
+impl Room {
+    fn of(scenario: &Scenario, hosts: &Hosts) -> Self {
+        let ports = || {
+            let ranges = hosts.port_ranges();
+            ranges.map(|(_, (low, high))| u64::from(high.saturating_sub(low)) + 1)
+        };
+        let fits = |ports: u64, most: u32| ports + u64::from(MARGIN) < u64::from(most);
+        let of_clients = scenario.client.iter();
+        let of_clients = of_clients.map(|table| table.tcp().max_tw_buckets);
+        let of_pods = TcpSysctls::of(scenario.server.behaviours()).max_tw_buckets;
+        Self {
+            at_clients: fits(ports().max().unwrap_or(0), of_clients.min().unwrap_or(0)),
+            at_pods: fits(ports().sum(), of_pods),
+        }
+    }
 }
 
 const fn constant(dist: &Dist) -> Option<Span> {
@@ -229,7 +239,7 @@ impl Quiet {
     ) -> Option<Box<Self>> {
         let (client_node, node_pod, service) = permits(scenario)?;
         let ways = [client_node, node_pod, service];
-        let room = rests_everywhere(scenario, hosts);
+        let room = Room::of(scenario, hosts);
         let kinds: Vec<_> = scenario
             .client
             .iter()
@@ -250,9 +260,11 @@ impl Quiet {
                         Some(queue.lane(Span(way)))
                     }
                 };
-                let rests = healthy.pod.is_some() || matches!(healthy.client, ClientEnd::Rests(_));
+                let rests_here = matches!(healthy.client, ClientEnd::Rests(_));
+                let rests_there = healthy.pod.is_some();
                 Some(Kind {
-                    direct: (room || !rests)
+                    direct: (room.at_clients || !rests_here)
+                        && (room.at_pods || !rests_there)
                         && !healthy.taken_over
                         && client_node + healthy.connected <= DELAYED_AFTER,
                     healthy,
