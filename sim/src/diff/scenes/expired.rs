@@ -7,14 +7,29 @@ use super::super::Class;
 use super::super::doubt::{SAME_BUCKET, WHICH_COLLECTED};
 use super::{CLIENT, NEW, OLD, Scene, VIP, segment};
 
+const OTHER_CLIENT: &str = "10.23.31.88:40000";
+const OTHER_VIP: &str = "10.20.79.226:31200";
+
+/// A node with a service on each of two addresses, the second one with this real server. An unanswered SYN's conntrack entry
+/// lives for 5 s.
+fn two_services(second: &str) -> Scene {
+    let mut scene = Scene::new();
+    scene.manifest = [
+        "transit_us = 10\n",
+        "\"net.netfilter.nf_conntrack_tcp_timeout_syn_sent\" = 5\n",
+    ];
+    let service = |vip, to| format!("ipvsadm -A -t {vip} -s rr\nipvsadm -a -t {vip} -r {to} -m\n");
+    scene.rules(0, &(service(VIP, OLD) + &service(OTHER_VIP, second)));
+    scene.ct = Scene::header(500);
+    scene
+}
+
 /// Two connections' conntrack entries have expired. How many of them the collector has taken by the next packet, the node's
 /// count says; which ones, the packet's fate: it clashes with the one that is there, for the node has no nat table, as a
 /// third client's packet shows.
 #[test]
 fn which_entry_was_collected_is_told_by_what_clashes() {
-    const OTHER_CLIENT: &str = "10.23.31.88:40000";
     const THIRD_CLIENT: &str = "10.23.31.89:40000";
-    const OTHER_VIP: &str = "10.20.79.226:31200";
     // Whose tuple the packet has, expired entries left, whether it passes, whether that can be.
     for (client, left, passes, can_be) in [
         (CLIENT, 1, true, true),
@@ -26,14 +41,7 @@ fn which_entry_was_collected_is_told_by_what_clashes() {
         (CLIENT, 0, false, false),
         (OTHER_CLIENT, 0, false, false),
     ] {
-        let mut scene = Scene::new();
-        scene.manifest = [
-            "transit_us = 10\n",
-            "\"net.netfilter.nf_conntrack_tcp_timeout_syn_sent\" = 5\n",
-        ];
-        let service = |vip| format!("ipvsadm -A -t {vip} -s rr\nipvsadm -a -t {vip} -r {OLD} -m\n");
-        scene.rules(0, &(service(VIP) + &service(OTHER_VIP)));
-        scene.ct = Scene::header(500);
+        let mut scene = two_services(OLD);
         for (ms, client) in [
             (1_000, CLIENT),
             (2_000, OTHER_CLIENT),
@@ -66,8 +74,6 @@ fn which_entry_was_collected_is_told_by_what_clashes() {
 /// The same where the node masquerades: a source that has an entry keeps its port, and gets another one if that is gone.
 #[test]
 fn which_entry_was_collected_is_told_by_the_port_that_is_kept() {
-    const OTHER_CLIENT: &str = "10.23.31.88:40000";
-    const OTHER_VIP: &str = "10.20.79.226:31200";
     const KEPT: [&str; 2] = ["10.20.79.226:51515", "10.20.79.226:51516"];
     const FRESH: &str = "10.20.79.226:40000";
     // Who asks again, as whom the node does, whether another entry than the longest expired must have gone.
@@ -76,14 +82,7 @@ fn which_entry_was_collected_is_told_by_the_port_that_is_kept() {
         (OTHER_CLIENT, FRESH, true),
         (OTHER_CLIENT, KEPT[1], false),
     ] {
-        let mut scene = Scene::new();
-        scene.manifest = [
-            "transit_us = 10\n",
-            "\"net.netfilter.nf_conntrack_tcp_timeout_syn_sent\" = 5\n",
-        ];
-        let service = |vip| format!("ipvsadm -A -t {vip} -s rr\nipvsadm -a -t {vip} -r {OLD} -m\n");
-        scene.rules(0, &(service(VIP) + &service(OTHER_VIP)));
-        scene.ct = Scene::header(500);
+        let mut scene = two_services(OLD);
         for (ms, client, port) in [(1_000, CLIENT, KEPT[0]), (2_000, OTHER_CLIENT, KEPT[1])] {
             scene.passes(ms, segment(client, VIP, Flags::SYN, 1, 0), port, OLD);
         }
@@ -106,17 +105,8 @@ fn which_entry_was_collected_is_told_by_the_port_that_is_kept() {
 /// its bucket. That is the hash seed's choice, and so rare that the second time is a divergence.
 #[test]
 fn a_look_up_may_delete_an_expired_entry_of_its_bucket_once() {
-    const OTHER_CLIENT: &str = "10.23.31.88:40000";
-    const OTHER_VIP: &str = "10.20.79.226:31200";
     for (asks_again, wrong) in [(1, 0), (2, 1)] {
-        let mut scene = Scene::new();
-        scene.manifest = [
-            "transit_us = 10\n",
-            "\"net.netfilter.nf_conntrack_tcp_timeout_syn_sent\" = 5\n",
-        ];
-        let service = |vip| format!("ipvsadm -A -t {vip} -s rr\nipvsadm -a -t {vip} -r {OLD} -m\n");
-        scene.rules(0, &(service(VIP) + &service(OTHER_VIP)));
-        scene.ct = Scene::header(500);
+        let mut scene = two_services(OLD);
         let clients = [CLIENT, OTHER_CLIENT];
         for (ms, client) in (1_000..).zip(clients) {
             scene.passes(ms, segment(client, VIP, Flags::SYN, 1, 0), client, OLD);
@@ -142,7 +132,6 @@ fn a_look_up_may_delete_an_expired_entry_of_its_bucket_once() {
 /// The same in a full table: the packet finds room, whether it is forwarded or the node answers it.
 #[test]
 fn a_look_up_may_make_room_in_a_full_table() {
-    const OTHER_CLIENT: &str = "10.23.31.88:40000";
     for (flags, expired, wrong) in [
         (Flags::SYN, true, 0),
         (Flags::ACK, true, 0),
@@ -191,7 +180,6 @@ fn a_look_up_may_make_room_in_a_full_table() {
 /// The same where the node masquerades: the port that a source has in an expired entry is not kept.
 #[test]
 fn a_look_up_may_delete_the_entry_whose_port_a_source_has() {
-    const OTHER_VIP: &str = "10.20.79.226:31200";
     const KEPT: &str = "10.20.79.226:51515";
     const FRESH: &str = "10.20.79.226:40000";
     for (ms, leaves_as, same_bucket, wrong) in [
@@ -199,15 +187,7 @@ fn a_look_up_may_delete_the_entry_whose_port_a_source_has() {
         (20_001, FRESH, true, 0),
         (3_000, FRESH, false, 1),
     ] {
-        let mut scene = Scene::new();
-        scene.manifest = [
-            "transit_us = 10\n",
-            "\"net.netfilter.nf_conntrack_tcp_timeout_syn_sent\" = 5\n",
-        ];
-        let service =
-            |vip, to| format!("ipvsadm -A -t {vip} -s rr\nipvsadm -a -t {vip} -r {to} -m\n");
-        scene.rules(0, &(service(VIP, OLD) + &service(OTHER_VIP, NEW)));
-        scene.ct = Scene::header(500);
+        let mut scene = two_services(NEW);
         scene.passes(1_000, segment(CLIENT, VIP, Flags::SYN, 1, 0), KEPT, OLD);
         scene.sysctls = Scene::header(ms - 1) + "net.netfilter.nf_conntrack_count = 1\n";
         let again = segment(CLIENT, OTHER_VIP, Flags::SYN, 9, 0);
