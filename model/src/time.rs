@@ -272,6 +272,12 @@ impl Clock {
         }
     }
 
+    /// The tick at which a timer fires that is armed at `now` for `ticks`.
+    #[inline]
+    pub const fn fires_after(&self, now: Jiffies, ticks: u64) -> Jiffies {
+        self.fires(self.deadline(now, ticks), ticks)
+    }
+
     /// The largest delay past its deadline, in ticks, of a timer armed for `ticks`.
     #[inline]
     pub const fn lateness_max(&self, ticks: u64) -> u64 {

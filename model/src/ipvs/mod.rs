@@ -174,7 +174,7 @@ impl Ipvs {
 
     const fn trash_tick(&self, now: Jiffies) -> Jiffies {
         let ticks = self.clock.ticks(TRASH_PERIOD_S / 2);
-        self.clock.fires(self.clock.deadline(now, ticks), ticks)
+        self.clock.fires_after(now, ticks)
     }
 
     /// The timer callback of an entry (`ip_vs_conn_expire`).

@@ -40,15 +40,14 @@ pub struct Forgotten {
 
 /// When the tables forget connections that are alike.
 #[derive(Clone, Copy, Debug)]
-pub struct Forgetting {
+pub struct Forgetting<'a> {
     clock: Clock,
     last_step: Span,
     ticks: u64,
-    last: Span,
-    ct: conntrack::Foreseen,
+    foreseen: Foreseen<'a>,
 }
 
-impl Forgetting {
+impl Forgetting<'_> {
     /// So long after the SYN no table knows a connection any more.
     pub fn longest(&self) -> Span {
         let ticks = self.ticks + self.clock.lateness_max(self.ticks) + 2;
@@ -63,8 +62,9 @@ impl Forgetting {
             let hz = u64::from(self.clock.hz());
             Span(ticks.saturating_sub(1).saturating_mul(NANOS_PER_SEC / hz))
         };
-        let in_conntrack = self.ct.deadline(Jiffies(0)).0;
-        (self.last_step + within(self.ticks)).min(self.last + within(in_conntrack))
+        let Foreseen { ct, last, .. } = self.foreseen;
+        let in_conntrack = ct.deadline(Jiffies(0)).0;
+        (self.last_step + within(self.ticks)).min(last + within(in_conntrack))
     }
 
     /// The first moment for a SYN whose connection IPVS still knows at a tick, at or after `from`, whose connection it does not.
@@ -85,13 +85,7 @@ impl Forgetting {
     /// The deadline of the conntrack entry of the one whose SYN is at the node at `syn`.
     #[inline]
     pub fn ct_deadline(&self, syn: Instant) -> Jiffies {
-        let (ct, last) = (&self.ct, self.last);
-        let foreseen = Foreseen {
-            steps: &[],
-            ct,
-            last,
-        };
-        foreseen.ct_deadline(&self.clock, syn)
+        self.foreseen.ct_deadline(&self.clock, syn)
     }
 
     /// When the tables forget the one whose SYN is at the node at `syn`.
@@ -99,9 +93,7 @@ impl Forgetting {
     pub fn of(&self, syn: Instant) -> Forgotten {
         let tick = self.clock.jiffies(syn + self.last_step);
         Forgotten {
-            ipvs: self
-                .clock
-                .fires(self.clock.deadline(tick, self.ticks), self.ticks),
+            ipvs: self.clock.fires_after(tick, self.ticks),
             ct: self.ct_deadline(syn),
         }
     }
@@ -109,15 +101,14 @@ impl Forgetting {
 
 impl Node {
     /// When the tables forget connections that are alike, as long as the timeouts of IPVS stay.
-    pub fn forgetting(&self, foreseen: &Foreseen<'_>) -> Forgetting {
+    pub fn forgetting<'a>(&self, foreseen: &Foreseen<'a>) -> Forgetting<'a> {
         let last = foreseen.steps.last().copied();
         let (last_step, state) = last.unwrap_or((Span::ZERO, State::No));
         Forgetting {
             clock: self.config.clock,
             last_step,
             ticks: self.ipvs.lifetime_in(state),
-            last: foreseen.last,
-            ct: *foreseen.ct,
+            foreseen: *foreseen,
         }
     }
 

@@ -172,7 +172,7 @@ impl Neighbour {
 
     fn arm(&mut self, now: Jiffies, clock: &Clock, secs: u64) {
         let ticks = clock.ticks(secs);
-        self.timer = Some(clock.fires(clock.deadline(now, ticks), ticks));
+        self.timer = Some(clock.fires_after(now, ticks));
     }
 
     fn on_packet(&mut self, now: Instant, clock: &Clock, tuple: Tuple) -> Answer {

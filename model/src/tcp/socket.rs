@@ -69,8 +69,7 @@ impl Ctx<'_> {
     /// The tick at which a full socket's timer fires that is armed now for so many ticks.
     #[inline]
     pub(super) const fn fires(&self, ticks: u64) -> Jiffies {
-        let clock = &self.stack.clock;
-        clock.fires(clock.deadline(self.tick(), ticks), ticks)
+        self.stack.clock.fires_after(self.tick(), ticks)
     }
 
     /// Ticks a second.

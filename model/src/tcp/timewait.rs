@@ -43,9 +43,8 @@ fn arm(socket: &mut Socket, ctx: &Ctx<'_>, ticks: u64) {
 /// The tick at which the timer of a small socket fires that is armed now for so many ticks.
 #[inline]
 fn fires(ctx: &Ctx<'_>, ticks: u64) -> Jiffies {
-    let clock = &ctx.stack.clock;
     if ctx.stack.kernel.has(Gate::TwTimerPerSocket) {
-        return clock.fires(clock.deadline(ctx.tick(), ticks), ticks);
+        return ctx.fires(ticks);
     }
     let period = TIME_WAIT_SECS * ctx.hz() / 8;
     let slots = ticks.div_ceil(period).clamp(1, 8);

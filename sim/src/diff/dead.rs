@@ -137,7 +137,7 @@ impl Replay<'_> {
         seen: Seen,
         ahead: &mut Ahead,
     ) -> Result<Decision, ReadError> {
-        let before = (self.node.clone(), self.schedulers.clone());
+        let before = self.snapshot();
         let decision = self.run_packet(segment, inward, seen);
         if matches!(compare(&decision, seen), Match::Yes) {
             return Ok(decision);
@@ -154,7 +154,7 @@ impl Replay<'_> {
                 Ok(decision)
             }
             Dead::NoRoute => {
-                (self.node, self.schedulers) = before;
+                self.put(before);
                 self.node.set_unreachable(out.tuple.dst.ip, true);
                 Ok(self.run_packet(segment, inward, seen))
             }

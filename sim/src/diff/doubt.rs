@@ -1,12 +1,15 @@
 //! What no capture shows, and what is done about it: whether an overdue timer has fired, whether the collector has
 //! taken an expired conntrack entry, which entry a full table gave up. What the node did decides; it is counted.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use ipvs_model::conntrack::{CtEntry, CtRule, Status};
 use ipvs_model::ipvs::Listed;
+use ipvs_model::ipvs::sched::Scheduler;
+use ipvs_model::ipvs::service::ServiceKey;
 use ipvs_model::ipvs::state::State;
-use ipvs_model::node::{Decision, Rule, Verdict};
+use ipvs_model::node::{Decision, Node, Rule, Verdict};
 use ipvs_model::segment::{Endpoint, Segment, Tuple};
 use ipvs_model::time::Span;
 
@@ -28,6 +31,9 @@ pub(super) const SAME_BUCKET: &str = "expired conntrack entry in the bucket of a
 /// Why nothing is said of entries that come and go in a full table.
 pub(super) const WHICH_EVICTED: &str =
     "conntrack table full: which entry gives way is its hash's choice";
+
+/// The model's node, and the states that schedulers may be in.
+pub(super) type Snapshot = (Node, BTreeMap<ServiceKey, Vec<Scheduler>>);
 
 /// A doubt about an entry whose deadline has passed: whether its timer has fired.
 #[derive(Clone, Copy, Debug)]
@@ -128,6 +134,55 @@ impl Replay<'_> {
         })
     }
 
+    /// A copy of the model's state, which costs as much as the tables are long.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        (self.node.clone(), self.schedulers.clone())
+    }
+
+    /// Puts the model into a state; the one that it was in.
+    pub(super) fn put(&mut self, (node, schedulers): Snapshot) -> Snapshot {
+        (
+            std::mem::replace(&mut self.node, node),
+            std::mem::replace(&mut self.schedulers, schedulers),
+        )
+    }
+
+    /// [`Self::explained`] from an earlier state, in which something is assumed. If that explains nothing, nothing has changed.
+    pub(super) fn explained_from(
+        &mut self,
+        before: Snapshot,
+        assume: impl FnOnce(&mut Self) -> bool,
+        (segment, inward, seen): (&Segment, bool, Seen),
+        why: &'static str,
+    ) -> Option<Decision> {
+        let undo = self.put(before);
+        let again = match assume(self) {
+            true => self.explained(segment, inward, seen, why),
+            false => None,
+        };
+        if again.is_none() {
+            self.put(undo);
+        }
+        again
+    }
+
+    /// The same if a look-up has deleted these expired entries, which it met in its bucket. That is the hash seed's choice, and so
+    /// rare that a second time in one recording is none.
+    fn explained_by_bucket(
+        &mut self,
+        before: Snapshot,
+        met: &[Tuple],
+        packet: (&Segment, bool, Seen),
+    ) -> Option<Decision> {
+        let assume = |replay: &mut Self| {
+            replay.look_up(met);
+            true
+        };
+        let again = self.explained_from(before, assume, packet, SAME_BUCKET);
+        self.met_in_bucket |= again.is_some();
+        again
+    }
+
     /// Looks tuples up in conntrack, which deletes the expired entries that have them.
     fn look_up(&mut self, tuples: &[Tuple]) {
         let now = self.jiffies();
@@ -216,23 +271,15 @@ impl Replay<'_> {
                 || masquerades && entry.orig().src == segment.tuple.src;
             if meant { turn } else { 1 }
         };
-        let undo = (
-            std::mem::replace(&mut self.node, before),
-            self.schedulers.clone(),
-        );
-        let taken = self.node.ct.collect_to(self.jiffies(), count, order);
-        let again = taken
-            .is_ok()
-            .then(|| self.explained(segment, inward, seen, WHICH_COLLECTED));
-        let again = again.flatten();
-        if again.is_none() {
-            (self.node, self.schedulers) = undo;
-        }
-        again
+        let before = (before, self.schedulers.clone());
+        let assume = |replay: &mut Self| {
+            let now = replay.jiffies();
+            replay.node.ct.collect_to(now, count, order).is_ok()
+        };
+        self.explained_from(before, assume, (segment, inward, seen), WHICH_COLLECTED)
     }
 
-    /// A look-up deletes every expired entry that it meets in its bucket, whatever its tuple (`____nf_conntrack_find`): that one
-    /// was there is the hash seed's choice. It is so rare that a second time in one recording is none.
+    /// A look-up deletes every expired entry that it meets in its bucket, whatever its tuple (`____nf_conntrack_find`).
     fn bucket(
         &mut self,
         segment: &Segment,
@@ -252,14 +299,9 @@ impl Replay<'_> {
             ) => self.expired().take(1).collect(),
             _ => return decision,
         };
-        let (node, schedulers) = (self.node.clone(), self.schedulers.clone());
-        self.look_up(&met);
-        if let Some(again) = self.explained(segment, inward, seen, SAME_BUCKET) {
-            self.met_in_bucket = true;
-            return again;
-        }
-        (self.node, self.schedulers) = (node, schedulers);
-        decision
+        let before = self.snapshot();
+        self.explained_by_bucket(before, &met, (segment, inward, seen))
+            .unwrap_or(decision)
     }
 
     /// Runs the packet. Masquerading gives a source the port that it has in another entry (`find_appropriate_src`), unless a
@@ -274,22 +316,13 @@ impl Replay<'_> {
         if lost.is_empty() {
             return self.run_packet(segment, inward, seen);
         }
-        let before = (self.node.clone(), self.schedulers.clone());
+        let before = self.snapshot();
         let decision = self.run_packet(segment, inward, seen);
         if matches!(compare(&decision, seen), Match::Yes) {
             return decision;
         }
-        let after = (
-            std::mem::replace(&mut self.node, before.0),
-            std::mem::replace(&mut self.schedulers, before.1),
-        );
-        self.look_up(&lost);
-        if let Some(again) = self.explained(segment, inward, seen, SAME_BUCKET) {
-            self.met_in_bucket = true;
-            return again;
-        }
-        (self.node, self.schedulers) = after;
-        decision
+        self.explained_by_bucket(before, &lost, (segment, inward, seen))
+            .unwrap_or(decision)
     }
 
     /// Expired entries of the packet's source with another port than the one it left with. Where the count leaves open which

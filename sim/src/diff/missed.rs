@@ -160,14 +160,17 @@ impl Replay<'_> {
             (true, _) => None,
             (false, _) => Some(segment.tuple.src),
         };
-        let before = (self.node.clone(), self.schedulers.clone());
         for tracked in [true, false] {
-            self.assume(&client, bound_to, tracked);
-            if let Some(again) = self.explained(segment, inward, seen, OTHER_STATE) {
+            let before = self.snapshot();
+            let assume = |replay: &mut Self| {
+                replay.assume(&client, bound_to, tracked);
+                true
+            };
+            let packet = (segment, inward, seen);
+            if let Some(again) = self.explained_from(before, assume, packet, OTHER_STATE) {
                 self.adopted.insert(client);
                 return again;
             }
-            (self.node, self.schedulers) = before.clone();
         }
         decision
     }

@@ -343,28 +343,24 @@ impl<'a> Replay<'a> {
         self.node.advance(self.now);
         self.full |= !self.counted && self.node.ct.count() >= self.sysctls.ct.max;
         let doubt = self.doubt(segment, inward);
-        let before = doubt.map(|_| (self.node.clone(), self.schedulers.clone()));
         let rules = match doubt {
             None => self.rules_in_doubt(segment, inward, ahead)?,
             Some(_) => None,
         };
         // A copy of the tables costs as much as they are long: only where it may be needed.
-        let before = match (before, &rules) {
-            (None, Some(_)) => Some((self.node.clone(), self.schedulers.clone())),
-            (before, _) => before,
-        };
+        let in_doubt = doubt.is_some() || rules.is_some();
+        let before = in_doubt.then(|| self.snapshot());
         let found = self.entry_of(segment, inward);
         let mut decision = match self.may_be_dead(found, inward, seen, ahead)? {
             true => self.run_where_dead(segment, inward, seen, ahead)?,
             false => self.run_with_its_port(segment, inward, seen),
         };
         let outcome = self.judge_silence(&decision, seen, compare(&decision, seen));
-        if let Some((node, schedulers)) = before
+        if let Some(before) = before
             && !matches!(outcome, Match::Yes | Match::Unknown(SILENT))
             && !matches!(seen, Seen::TooEarly)
         {
-            let undo = std::mem::replace(&mut self.node, node);
-            let undo_schedulers = std::mem::replace(&mut self.schedulers, schedulers);
+            let undo = self.put(before);
             match (&doubt, &rules) {
                 (Some(doubt), _) => self.flip(doubt),
                 (None, Some(rules)) => self.rules_ahead(rules),
@@ -387,8 +383,7 @@ impl<'a> Replay<'a> {
                 }
                 decision = other;
             } else {
-                self.node = undo;
-                self.schedulers = undo_schedulers;
+                self.put(undo);
             }
         }
         let decision = self.collector(segment, inward, seen, decision);

@@ -7,7 +7,7 @@ use ipvs_model::time::Instant;
 
 use super::trace::{Gauges, ServerSample, Tables};
 use super::world::{Event, World};
-use crate::scenario::{self};
+use crate::scenario::Location;
 
 impl World<'_> {
     /// Sizes of the tables and counts of the real servers, for those who watch a run.
@@ -73,8 +73,8 @@ impl World<'_> {
         let (virt, client) = (self.scenario.service.address, self.scenario.client.first());
         let Some(client) = client else { return };
         let ip = match client.location {
-            scenario::Location::Host => virt.ip,
-            scenario::Location::Remote | scenario::Location::Pod => client.address,
+            Location::Host => virt.ip,
+            Location::Remote | Location::Pod => client.address,
         };
         let pins = super::pins::look(&self.node.ipvs, self.now, ip, virt);
         self.observer.pins(pins);

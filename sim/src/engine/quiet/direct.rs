@@ -126,15 +126,16 @@ impl Direct {
         known.find(|(one, _)| one == like).map(|(_, known)| *known)
     }
 
-    /// A request gets a place, where it waits.
-    pub(super) fn begin(&mut self, begun: Begun) -> u32 {
-        match self.free.pop() {
+    /// The place of a request where it waits; it gets one if it has none.
+    pub(super) fn place(&mut self, place: Option<u32>, begun: &Begun) -> u32 {
+        let place = place.or_else(|| self.free.pop());
+        match place {
             Some(place) => {
-                self.begun[place as usize] = begun;
+                self.begun[place as usize] = *begun;
                 place
             }
             None => {
-                self.begun.push(begun);
+                self.begun.push(*begun);
                 self.begun.len() as u32 - 1
             }
         }
@@ -251,12 +252,17 @@ impl World<'_> {
             port_idle: idle.filter(|idle| *idle > Span::ZERO),
             again: None,
         };
+        self.sends_syn(&begun, None);
+    }
+
+    /// The SYN of a request leaves the client; `place` is that of the request if it has one.
+    fn sends_syn(&mut self, begun: &Begun, place: Option<u32>) {
         // Nothing else happens while most SYNs are on their way.
         if self.passes_time_to_node() {
-            return self.syn_at_node(&begun, None);
+            return self.syn_at_node(begun, place);
         }
         let Some(quiet) = &mut self.quiet else { return };
-        let place = quiet.direct.begin(begun);
+        let place = quiet.direct.place(place, begun);
         self.travel(Leg::ClientNode, Event::QuietSyn(place));
     }
 
@@ -295,13 +301,8 @@ impl World<'_> {
         let over = self.now + quiet.client_node + quiet.over_again(begun.kind);
         if over < quiet.end && self.next_control() > over {
             let turn = self.queue.turn();
-            quiet.direct.begun[place as usize].turn = turn;
             self.quiet = Some(quiet);
-            if self.passes_time_to_node() {
-                return self.syn_at_node(&Begun { turn, ..begun }, Some(place));
-            }
-            self.travel(Leg::ClientNode, Event::QuietSyn(place));
-            return;
+            return self.sends_syn(&Begun { turn, ..begun }, Some(place));
         }
         quiet.direct.free.push(place);
         let Begun { host, port, .. } = begun;

@@ -55,6 +55,14 @@ struct Ports {
     older: Vec<Vec<Left>>,
 }
 
+impl Ports {
+    /// The latest connection of a port, and the deadline that it owes.
+    fn latest(&mut self, port: u16) -> Option<(&mut Option<Left>, &mut u32)> {
+        let place = usize::from(port.checked_sub(self.first)?);
+        Some((self.left.get_mut(place)?, self.deadlines.get_mut(place)?))
+    }
+}
+
 /// The latest connections of all ports.
 #[derive(Debug, Default)]
 pub(super) struct LeftBy {
@@ -118,12 +126,9 @@ impl LeftBy {
     /// conntrack until a deadline: they wait to be written out.
     pub(super) fn owe(&mut self, now: Instant, of: &Begun, dest: DestId, deadline: Jiffies) {
         let deadline = self.short(deadline);
-        if let Some(ports) = self.hosts.get_mut(of.host as usize) {
-            let place = usize::from(of.port.saturating_sub(ports.first));
-            if let Some(Some(left)) = ports.left.get_mut(place) {
-                left.owed = Some(dest);
-                ports.deadlines[place] = deadline;
-            }
+        if let Some((Some(left), owed)) = self.latest(of.host, of.port) {
+            left.owed = Some(dest);
+            *owed = deadline;
         }
         if !self.may_wait() {
             return;
@@ -160,19 +165,18 @@ impl LeftBy {
 
     /// The entries of a port's latest connection are written out, or nobody remembers them.
     pub(super) fn paid(&mut self, host: u32, port: u16) {
-        if let Some(ports) = self.hosts.get_mut(host as usize) {
-            let place = usize::from(port.saturating_sub(ports.first));
-            if let Some(Some(left)) = ports.left.get_mut(place) {
-                left.owed = None;
-                ports.deadlines[place] = 0;
-            }
+        if let Some((Some(left), deadline)) = self.latest(host, port) {
+            left.owed = None;
+            *deadline = 0;
         }
     }
 
+    fn latest(&mut self, host: u32, port: u16) -> Option<(&mut Option<Left>, &mut u32)> {
+        self.hosts.get_mut(host as usize)?.latest(port)
+    }
+
     fn get_mut(&mut self, host: u32, port: u16) -> Option<&mut Left> {
-        let ports = self.hosts.get_mut(host as usize)?;
-        let place = usize::from(port.checked_sub(ports.first)?);
-        ports.left.get_mut(place)?.as_mut()
+        self.latest(host, port)?.0.as_mut()
     }
 
     /// The latest connection of a port, if it went the shortest way and is not written out.
@@ -251,27 +255,21 @@ impl LeftBy {
             ports.left = vec![None; usize::from(high.saturating_sub(low)) + 1];
             ports.deadlines = vec![0; ports.left.len()];
         }
-        let place = usize::from(port - ports.first);
-        if let Some(latest) = ports.left.get_mut(place) {
-            *latest = Some(left);
-            ports.deadlines[place] = 0;
+        if let Some(latest) = ports.latest(port) {
+            (*latest.0, *latest.1) = (Some(left), 0);
         }
     }
 
     fn clear(&mut self, host: u32, port: u16) {
-        if let Some(ports) = self.hosts.get_mut(host as usize) {
-            let place = usize::from(port.saturating_sub(ports.first));
-            if let Some(latest) = ports.left.get_mut(place) {
-                *latest = None;
-                ports.deadlines[place] = 0;
-            }
+        if let Some(latest) = self.latest(host, port) {
+            (*latest.0, *latest.1) = (None, 0);
         }
     }
 }
 
 impl Quiet {
     /// When the node's tables forget connections of a kind.
-    pub(super) fn forgetting(&self, node: &Node, kind: u16, again: bool) -> Option<Forgetting> {
+    pub(super) fn forgetting(&self, node: &Node, kind: u16, again: bool) -> Option<Forgetting<'_>> {
         let healthy = self.healthy_of(kind, again)?;
         Some(node.forgetting(&healthy.foreseen()))
     }
@@ -421,30 +419,26 @@ impl World<'_> {
         if quiet.left.owed.is_empty() || quiet.scan_is_after(&self.node, self.now) {
             return;
         }
-        let kinds = (0..quiet.kinds.len()).map(|kind| {
-            [false, true].map(|again| quiet.forgetting(&self.node, kind as u16, again))
-        });
         let tick = self.node.ipvs.clock().jiffies(self.now);
         // No connection is remembered that began before this.
         let oldest = Instant(self.now.0.saturating_sub(quiet.left.forgotten.0 + 1));
-        let with_begin = |forgetting: Option<Forgetting>| {
-            let forgetting = forgetting?;
-            let since = match forgetting.of(oldest).ipvs > tick {
-                true => oldest,
-                false => forgetting.known_since(tick, oldest, self.now),
-            };
-            Some((since, forgetting))
-        };
-        let kinds = kinds.map(|both| both.map(with_begin)).collect::<Vec<_>>();
         let (hosts, left) = (&self.hosts, &quiet.left);
-        // Deadlines of connections that began after every first one that is remembered, or before any.
-        let bounds = kinds.iter().map(|both| {
+        let kinds = (0..quiet.kinds.len()).map(|kind| {
+            let both = [false, true].map(|again| {
+                let forgetting = quiet.forgetting(&self.node, kind as u16, again)?;
+                let since = match forgetting.of(oldest).ipvs > tick {
+                    true => oldest,
+                    false => forgetting.known_since(tick, oldest, self.now),
+                };
+                Some((since, forgetting))
+            });
+            // The deadlines before which no connection is remembered, and after which each is.
             let first = both.iter().flatten();
             let first = first.map(|(since, forgetting)| left.short(forgetting.ct_deadline(*since)));
-            first.fold((u32::MAX, 0), |(low, high), at| (low.min(at), high.max(at)))
+            let bounds = first.fold((u32::MAX, 0), |(low, high), at| (low.min(at), high.max(at)));
+            (both, bounds)
         });
-        let bounds = bounds.collect::<Vec<_>>();
-        let origin = left.origin;
+        let kinds = kinds.collect::<Vec<_>>();
         let (mut known, mut first, mut next) = (None, 0, 0);
         self.node.collect_beside(self.now, &mut |place| {
             if place < first || place >= next {
@@ -452,16 +446,15 @@ impl World<'_> {
                 let (start, host) = left.places.get(at.checked_sub(1)?)?;
                 (first, next) = (*start, left.places.get(at).map_or(usize::MAX, |to| to.0));
                 let kind = usize::from(hosts.peek(*host).kind);
-                let ports = left.hosts.get(*host as usize);
-                known = ports.zip(kinds.get(kind)).zip(bounds.get(kind));
+                known = left.hosts.get(*host as usize).zip(kinds.get(kind));
             }
-            let ((ports, forgetting), (low, high)) = known?;
+            let (ports, (forgetting, (low, high))) = known?;
             let deadline = *ports.deadlines.get(place - first)?;
             if deadline < *low {
                 return None;
             }
             if deadline > *high && deadline < u32::MAX {
-                return Some(origin + u64::from(deadline));
+                return Some(left.origin + u64::from(deadline));
             }
             // In the tick of the first one that is remembered its moment tells.
             let left = ports.left.get(place - first)?.as_ref()?;

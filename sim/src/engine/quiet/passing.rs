@@ -146,14 +146,21 @@ impl World<'_> {
         self.observer.syn(to);
         quiet.untouch(begun.host, begun.port);
         self.leaves(quiet, begun, (place, theirs), meets.is_some());
-        let foreseen = quiet.healthy(begun)?.foreseen();
-        let deadline = foreseen.ct_deadline(self.node.ipvs.clock(), self.now);
-        quiet.left.owe(self.now, begun, dest, deadline);
+        self.owe(quiet, begun, dest);
         if !quiet.left.may_wait() {
             self.pay(quiet, begun.host, begun.port);
         }
         self.passed(quiet, begun, 1);
         Some(())
+    }
+
+    /// The entries of a request's connection, whose SYN is at the node now, wait to be written out.
+    fn owe(&self, quiet: &mut Quiet, begun: &Begun, dest: DestId) {
+        if let Some(healthy) = quiet.healthy(begun) {
+            let clock = self.node.ipvs.clock();
+            let deadline = healthy.foreseen().ct_deadline(clock, self.now);
+            quiet.left.owe(self.now, begun, dest, deadline);
+        }
     }
 
     /// The number that a pod gives to the connection of a request, whose port has no socket in the pod's table; `None` if the
@@ -209,7 +216,7 @@ impl World<'_> {
 
     /// Files the second SYN of a request.
     fn send_again(&mut self, quiet: &mut Quiet, begun: &Begun, slot: Option<u32>, cause: Cause) {
-        let slot = slot.unwrap_or_else(|| quiet.direct.begin(*begun));
+        let slot = quiet.direct.place(slot, begun);
         let again = self.hosts.peek(begun.host).client.sends_again(begun.start);
         quiet.direct.begun[slot as usize].again = Some((again, cause));
         quiet.direct.resending += 1;
@@ -296,11 +303,7 @@ impl World<'_> {
             if quiet.left.may_wait() && before.is_none_or(|before| before == entry) {
                 let dest = self.node.ipvs.table().get(entry).dest();
                 self.node.take_back(entry, ct);
-                if let Some(healthy) = quiet.healthy(begun) {
-                    let foreseen = healthy.foreseen();
-                    let deadline = foreseen.ct_deadline(self.node.ipvs.clock(), self.now);
-                    quiet.left.owe(self.now, begun, dest, deadline);
-                }
+                self.owe(quiet, begun, dest);
                 if let Owes::Both(like) = owes {
                     quiet.direct.learn(like, Known::Stays(to, at));
                 }
